@@ -1,0 +1,27 @@
+"""The Gearman protocol as bytes: packets in both directions and text commands. Pure: no I/O, no state of jobs.
+
+    packets.py   the table of packet types and the limits; the vocabulary of everything else
+    decode.py    bytes in, packets out, in whatever pieces they arrive
+    encode.py    packets to bytes
+
+Source of all of it: the PROTOCOL document of gearmand; where gearmand differs from that document,
+`docs/compatibility.md` says what is done here.
+"""
+
+from cluster.wire.decode import MISDIRECTED, TEXT, Decoder, ProtocolError
+from cluster.wire.encode import error, request, response
+from cluster.wire.packets import PACKETS, MissingArguments, PacketSpec, split_arguments
+
+__all__ = [
+    "MISDIRECTED",
+    "PACKETS",
+    "TEXT",
+    "Decoder",
+    "MissingArguments",
+    "PacketSpec",
+    "ProtocolError",
+    "error",
+    "request",
+    "response",
+    "split_arguments",
+]
