@@ -1,0 +1,57 @@
+# Everything a developer or a curious user types. Needs Python 3.11 or newer, make and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+PHOTOS ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?= quick
+UPGRADE ?=
+
+bin := $(VENV)/bin
+# Made last: missing when the environment is incomplete, older than its sources when it is out of date.
+ready := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format bench demo lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 16
+
+setup: $(ready) ## a virtual environment in VENV (.venv) with the locked versions; PYTHON=python3.12 to choose
+
+$(ready): requirements/dev.lock pyproject.toml requirements/make-venv
+	@test -x $(bin)/python || requirements/make-venv "$(PYTHON)" "$(VENV)"
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: $(ready) ## all tests; what needs a missing Debian package is skipped and named. PYTEST_ARGS="-k journal"
+	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(ready) ## ruff, mypy --strict, and the direction of imports
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/mypy benchmarks examples
+	$(bin)/lint-imports
+
+format: $(ready) ## ruff's fixes and layout
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+bench: $(ready) ## side by side with gearmand, where that is installed; under 5 minutes. BENCH_ARGS="throughput --jobs 200000"
+	$(bin)/python -m benchmarks $(BENCH_ARGS)
+
+demo: $(ready) ## thumbnails by several workers, with a kill -9 in the middle; PHOTOS=dir for your own pictures
+	$(bin)/python -m examples.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+# In an environment of its own, so that the tool is no part of what it locks.
+lock: ## write requirements/dev.lock anew from pyproject.toml; UPGRADE=--upgrade for newer versions
+	@test -x .venv-lock/bin/uv || { requirements/make-venv "$(PYTHON)" .venv-lock && .venv-lock/bin/pip install --quiet uv; }
+	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(UPGRADE) \
+	  --extra dev pyproject.toml requirements/build.in --output-file requirements/dev.lock
+
+clean: ## what the commands above leave behind, the virtual environment included
+	rm -rf $(VENV) .venv-lock demo-output build *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
