@@ -1,4 +1,4 @@
-"""The Gearman protocol as bytes: packets in both directions and text commands. Pure: no I/O, no state of jobs.
+"""The Gearman protocol as bytes: packets in both directions and text commands. Pure: no I/O, no jobs.
 
     packets.py   the table of packet types and the limits; the vocabulary of everything else
     decode.py    bytes in, packets out, in whatever pieces they arrive

@@ -22,6 +22,10 @@ from cluster.wire.packets import (
 TEXT: Final = -1  # the body is a text line without its line end
 MISDIRECTED: Final = -2  # a well-formed packet whose magic belongs to the other direction
 
+# No text command begins with a control character. A TLS hello does (0x16), has no line end to wait for, and
+# its sender waits for an answer.
+_NEVER_BEGINS_TEXT: Final = frozenset(range(0x20)) - frozenset(b"\t\r\n")
+
 _unpack_header = HEADER.unpack_from
 
 
@@ -36,7 +40,7 @@ class Decoder:
     the caller answers what it has, says the error and closes.
     """
 
-    __slots__ = ("_chunks", "_expected", "_held_bytes", "_needed_bytes", "_other", "error", "packet_bytes_max")
+    __slots__ = ("_expected", "_held", "_needed_bytes", "_other", "error", "packet_bytes_max")
 
     def __init__(
         self, *, from_server: bool = False, packet_bytes_max: int = PACKET_BYTES_MAX_DEFAULT
@@ -45,20 +49,20 @@ class Decoder:
         self._other = MAGIC_REQUEST if from_server else MAGIC_RESPONSE
         self.packet_bytes_max = packet_bytes_max
         self.error: ProtocolError | None = None
-        self._chunks: list[bytes] = []
-        self._held_bytes = 0
+        # The incomplete message. One growing buffer and not a list of pieces: a peer that sends byte by
+        # byte would make the list many times as large as what it sent.
+        self._held = bytearray()
         self._needed_bytes = 0
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Return the complete packets as (type, body); type may be TEXT or MISDIRECTED."""
-        if self._chunks:
-            self._chunks.append(data)
-            self._held_bytes += len(data)
+        if self._held:
+            self._held += data
             # A text line has no announced length: look at each piece for its end.
-            if self._held_bytes < self._needed_bytes:
+            if len(self._held) < self._needed_bytes:
                 return []
-            data = b"".join(self._chunks)
-            self._chunks.clear()
+            data = bytes(self._held)
+            self._held = bytearray()
         packets: list[tuple[int, bytes]] = []
         if self.error is not None:
             return packets
@@ -82,7 +86,8 @@ class Decoder:
             magic, packet_type, size = _unpack_header(data, offset)
             if magic != expected and magic != self._other:
                 self.error = ProtocolError(
-                    f"a packet begins with {magic!r} where {expected!r} belongs: this is not the Gearman protocol"
+                    f"a packet begins with {magic!r} where {expected!r} belongs: "
+                    "this is not the Gearman protocol"
                 )
                 return packets
             if size > size_max:
@@ -97,13 +102,18 @@ class Decoder:
             append((packet_type if magic == expected else MISDIRECTED, data[body:end]))
             offset = end
         if self.error is None and offset < length:
-            self._chunks.append(data[offset:] if offset else data)
-            self._held_bytes = length - offset
+            self._held += data[offset:] if offset else data
             self._needed_bytes = needed
         return packets
 
     def _text_line(self, data: bytes, offset: int, packets: list[tuple[int, bytes]]) -> tuple[int, bool]:
         """Take one text line; return the offset behind it and whether it was complete."""
+        if data[offset] in _NEVER_BEGINS_TEXT:
+            self.error = ProtocolError(
+                f"a message begins with the byte 0x{data[offset]:02x}: this is not the Gearman protocol "
+                "(0x16 is TLS)"
+            )
+            return len(data), False
         end = data.find(b"\n", offset, offset + TEXT_LINE_BYTES_MAX)
         if end < 0:
             if len(data) - offset >= TEXT_LINE_BYTES_MAX:

@@ -1,0 +1,1 @@
+"""Tests, mirrored by room; `support` is what they share."""

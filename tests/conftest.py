@@ -1,0 +1,102 @@
+"""Fixtures for all rooms: real servers and connections to them; and what this machine could not test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support.machine import NEEDS  # noqa: E402
+from tests.support.node import Gearmand, Node  # noqa: E402
+from tests.support.peer import Peer  # noqa: E402
+
+StartNode = Callable[..., Node]
+Connect = Callable[..., Peer]
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[StartNode]:
+    """Start nodes: `start_node("--job-retries", "2", durability="memory")`.
+
+    `data_dir` is the test's own directory unless given; with `wait=False` the process is only started.
+    """
+    nodes: list[Node] = []
+
+    def start(*options: str, wait: bool = True, **settings: object) -> Node:
+        settings.setdefault("data_dir", tmp_path / "data")
+        node = Node(settings.pop("data_dir"), *options, **settings)  # type: ignore[arg-type]
+        nodes.append(node)
+        if wait:
+            return node.start()
+        node.spawn()
+        return node
+
+    yield start
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture
+def node(start_node: StartNode) -> Node:
+    """A fresh node with a journal, of this test alone."""
+    return start_node()
+
+
+@pytest.fixture(scope="session")
+def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One node for all tests that need nothing but a node. Use names from `function` and leave nothing."""
+    node = Node(tmp_path_factory.mktemp("shared-node"), durability="os")
+    try:
+        yield node.start()
+    finally:
+        node.close()
+
+
+@pytest.fixture
+def gearmand() -> Iterator[Gearmand]:
+    """The reference server; skips where it is not installed."""
+    server = Gearmand()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Connect to a node, by default the shared one; all connections are closed at the end."""
+    with ExitStack() as stack:
+
+        def open_connection(node: Node | None = None, **options: object) -> Peer:
+            server = node if node is not None else request.getfixturevalue("shared_node")
+            return stack.enter_context(server.connect(**options))
+
+        yield open_connection
+
+
+_function_numbers = count(1)
+
+
+@pytest.fixture
+def function() -> bytes:
+    """A function name that no other test uses."""
+    return b"function-%d" % next(_function_numbers)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what this machine could not test, and how to change that."""
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        if reason.startswith(NEEDS):
+            reasons[reason] = reasons.get(reason, 0) + 1
+    if reasons:
+        terminalreporter.section("not tested on this machine")
+        for reason, tests in sorted(reasons.items()):
+            terminalreporter.line(f"{tests:4d} tests: {reason}")

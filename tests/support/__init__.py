@@ -1,0 +1,29 @@
+"""What tests of several rooms share.
+
+    peer.py      Peer: one blocking Gearman connection, and Packet
+    node.py      Node: a real `gearfleet server` process; Gearmand: the reference server
+    machine.py   what this machine offers: commands, root, file descriptors; and why a test is skipped
+    waiting.py   bounded waits
+
+No test sleeps: it waits for an answer, a log line or the end of a process, and says what it waited for.
+"""
+
+from tests.support.machine import need_command, need_root, needs_command, needs_root
+from tests.support.node import Gearmand, Node
+from tests.support.peer import Packet, Peer, PeerClosed, PeerTimeout
+from tests.support.waiting import WAIT_SECONDS, eventually
+
+__all__ = [
+    "WAIT_SECONDS",
+    "Gearmand",
+    "Node",
+    "Packet",
+    "Peer",
+    "PeerClosed",
+    "PeerTimeout",
+    "eventually",
+    "need_command",
+    "need_root",
+    "needs_command",
+    "needs_root",
+]
