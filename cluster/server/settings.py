@@ -1,0 +1,382 @@
+"""What an operator may set on a node, where it comes from, and what is wrong with it.
+
+A value comes from the first of: the command line, the environment (GEARFLEET_PORT for `port`), the TOML file
+(`port = 4730`, all keys at the top level), the default. The command line's options, the help and the table in
+docs/commands.md are made from the fields below, so that a setting is written down once.
+"""
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+ENVIRONMENT_PREFIX: Final = "GEARFLEET_"
+CONFIG_ENVIRONMENT: Final = "GEARFLEET_CONFIG"
+NAME_CHARACTERS_MAX: Final = 32
+HANDLE_PREFIX_BYTES_MAX: Final = 36
+_MEBIBYTE: Final = 1024 * 1024
+_SIZE: Final = re.compile(r"(\d+)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
+_SIZE_POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class SettingsError(ValueError):
+    """One or more settings are wrong; the message has a line for each, with what to write instead."""
+
+
+def parse_size_bytes(text: object) -> object:
+    """Read "64M", "64MiB", "1g" or "4096" (powers of 1024); leave what is no such text to the next check."""
+    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        return text
+    return int(match[1]) * int(1024 ** _SIZE_POWERS[match[2].lower()])
+
+
+def _default_name() -> str:
+    """The host's short name, cut down to what a node's name may be."""
+    short = socket.gethostname().split(".")[0]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", short)[:NAME_CHARACTERS_MAX] or "node"
+
+
+Bytes = Annotated[int, BeforeValidator(parse_size_bytes)]
+
+
+def _in(group: str, *, option: str = "", default: str = "") -> dict[str, Any]:
+    """How the command line shows a field: its heading, its option if not the name, its default in words."""
+    return {"group": group, "option": option, "default": default}
+
+
+class Settings(BaseSettings):
+    """A node's settings. `Settings(port=0)` reads the environment too; `load_settings` also reads a file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    host: str = Field(
+        "0.0.0.0",
+        min_length=1,
+        description="Address to listen on; :: is every IPv6 and IPv4 address.",
+        json_schema_extra=_in("Network"),
+    )
+    port: int = Field(
+        4730,
+        ge=0,
+        le=65535,
+        description="Port to listen on; 0 takes a free one and the log says which.",
+        json_schema_extra=_in("Network"),
+    )
+    backlog: int = Field(
+        1024,
+        ge=1,
+        le=65535,
+        description="Connections that may wait to be accepted; the kernel's somaxconn limits it too.",
+        json_schema_extra=_in("Network"),
+    )
+    keepalive_idle_seconds: int = Field(
+        5,
+        ge=1,
+        le=32767,
+        description="Silence after which a connection is probed (TCP_KEEPIDLE).",
+        json_schema_extra=_in("Network"),
+    )
+    keepalive_interval_seconds: int = Field(
+        2,
+        ge=1,
+        le=32767,
+        description="Time between two probes (TCP_KEEPINTVL).",
+        json_schema_extra=_in("Network"),
+    )
+    keepalive_count: int = Field(
+        3,
+        ge=1,
+        le=127,
+        description="Unanswered probes after which the peer counts as dead (TCP_KEEPCNT).",
+        json_schema_extra=_in("Network"),
+    )
+    user_timeout_seconds: int = Field(
+        10,
+        ge=1,
+        le=86400,
+        description="Time that sent bytes may stay unacknowledged before the peer counts as dead "
+        "(TCP_USER_TIMEOUT).",
+        json_schema_extra=_in("Network"),
+    )
+
+    data_dir: Path = Field(
+        Path("gearfleet-data"),
+        description="Directory of the journal; made when missing, locked against a second node.",
+        json_schema_extra=_in("Journal"),
+    )
+    durability: Literal["fsync", "os", "memory"] = Field(
+        "fsync",
+        description="When a background job is acknowledged. fsync: it is on disk. os: the operating system "
+        "has it; it survives the process, not the machine. memory: no journal; a restart forgets all jobs.",
+        json_schema_extra=_in("Journal"),
+    )
+    segment_bytes: Bytes = Field(
+        64 * _MEBIBYTE,
+        ge=1024,
+        le=1024 * _MEBIBYTE,
+        description="Size at which a new journal file is begun.",
+        json_schema_extra=_in("Journal"),
+    )
+
+    job_retries: int = Field(
+        -1,
+        ge=-1,
+        le=2**31 - 1,
+        description="How often a job runs again after its worker was lost; then it fails. -1 is without "
+        "limit, 0 is never.",
+        json_schema_extra=_in("Jobs"),
+    )
+    worker_wakeup: int = Field(
+        0,
+        ge=0,
+        le=255,
+        description="Sleeping workers to wake for each new job; 0 is all of them.",
+        json_schema_extra=_in("Jobs"),
+    )
+    exceptions: bool = Field(
+        False,
+        description="Send workers' exceptions to every client, not only to those that asked for them.",
+        json_schema_extra=_in("Jobs"),
+    )
+    name: str = Field(
+        default_factory=_default_name,
+        validate_default=True,
+        pattern=r"^[A-Za-z0-9._-]{1,32}$",
+        description="The node's name, in the log and in job handles.",
+        json_schema_extra=_in("Jobs", default="the host's short name"),
+    )
+    handle_prefix: str = Field(
+        "",
+        validate_default=True,
+        description="What every job handle of this node begins with; at most 36 bytes.",
+        json_schema_extra=_in("Jobs", default="H:NAME"),
+    )
+
+    max_payload_bytes: Bytes = Field(
+        64 * _MEBIBYTE,
+        ge=1,
+        le=2**32 - 1,
+        description="Largest packet that a client or worker may send.",
+        json_schema_extra=_in("Limits", option="--max-payload"),
+    )
+    max_connections: int = Field(
+        0,
+        ge=0,
+        le=2**20,
+        description="Connections served at once; 0 is as many as the limit on open files allows.",
+        json_schema_extra=_in("Limits"),
+    )
+    max_unread_bytes: Bytes = Field(
+        64 * _MEBIBYTE,
+        ge=1024,
+        le=2**32 - 1,
+        description="Output held for a peer that does not read; beyond it the peer is disconnected.",
+        json_schema_extra=_in("Limits", option="--max-unread"),
+    )
+
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM certificate chain. With it every connection must use TLS.",
+        json_schema_extra=_in("Security"),
+    )
+    tls_key: Path | None = Field(
+        None,
+        description="PEM private key of the certificate.",
+        json_schema_extra=_in("Security"),
+    )
+    tls_ca: Path | None = Field(
+        None,
+        description="PEM certificates of the authorities whose client certificates are accepted; with it a "
+        "client without one is refused.",
+        json_schema_extra=_in("Security"),
+    )
+    shutdown_from: Literal["loopback", "any", "none"] = Field(
+        "loopback",
+        description="Who may stop the node with the text command shutdown.",
+        json_schema_extra=_in("Security"),
+    )
+    user: str | None = Field(
+        None,
+        min_length=1,
+        description="User to become after the port is open, when started as root.",
+        json_schema_extra=_in("Security"),
+    )
+
+    log_file: Path | None = Field(
+        None,
+        description="File to log to; SIGHUP opens it anew, so that it can be rotated.",
+        json_schema_extra=_in("Process", default="standard error"),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",
+        description="The least that is logged.",
+        json_schema_extra=_in("Process"),
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console",
+        description="Log lines for people, or one JSON object each.",
+        json_schema_extra=_in("Process"),
+    )
+    pid_file: Path | None = Field(
+        None,
+        description="File that holds the process id while the node runs.",
+        json_schema_extra=_in("Process"),
+    )
+    event_loop: Literal["auto", "uvloop", "asyncio"] = Field(
+        "auto",
+        description="auto takes uvloop where it is installed.",
+        json_schema_extra=_in("Process"),
+    )
+
+    @field_validator("handle_prefix")
+    @classmethod
+    def _handle_prefix(cls, prefix: str, info: ValidationInfo) -> str:
+        # Without a valid name there is an error already; this one has nothing to add.
+        prefix = prefix or f"H:{info.data.get('name', 'node')}"
+        if any(character.isspace() or character == "\0" for character in prefix):
+            raise ValueError("leave out spaces, line ends and NUL")
+        if len(prefix.encode()) > HANDLE_PREFIX_BYTES_MAX:
+            raise ValueError(
+                f"it has {len(prefix.encode())} bytes; use at most {HANDLE_PREFIX_BYTES_MAX}, "
+                "because clients take handles of 63 bytes"
+            )
+        return prefix
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            missing = "tls_certificate" if self.tls_certificate is None else "tls_key"
+            raise ValueError(f"a TLS certificate and its key go together: set {missing} too")
+        if self.tls_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_ca verifies clients over TLS: set tls_certificate and tls_key too")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """No .env file and no secrets directory: the module's docstring has all sources."""
+        return init_settings, env_settings
+
+
+def fields() -> Mapping[str, FieldInfo]:
+    """The settings in the order in which they are shown."""
+    return Settings.model_fields
+
+
+def shown(name: str) -> Mapping[str, str]:
+    """A field's group, option and default in words, for help and documents."""
+    extra = Settings.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    values = {key: str(value) for key, value in extra.items()}
+    values["option"] = values["option"] or "--" + name.replace("_", "-")
+    values["environment"] = ENVIRONMENT_PREFIX + name.upper()
+    return values
+
+
+def load_settings(
+    values: Mapping[str, object] | None = None,
+    *,
+    config: Path | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from the command line's `values`, the environment and a TOML file.
+
+    `config` None takes the file that GEARFLEET_CONFIG names, if any. `options` names the options that the
+    user typed, where they are not this project's own. Raises SettingsError.
+    """
+    values = dict(values or {})
+    if config is None and os.environ.get(CONFIG_ENVIRONMENT):
+        config = Path(os.environ[CONFIG_ENVIRONMENT])
+    from_file = {} if config is None else read_config(config)
+    origins: dict[str, str] = {}
+    # The file's values must not hide the environment's: pydantic-settings prefers what it is called with.
+    for name in from_file:
+        origins[name] = f"{name} in {config}"
+    for name in Settings.model_fields:
+        variable = shown(name)["environment"]
+        if os.environ.get(variable):
+            origins[name] = variable
+            from_file.pop(name, None)
+    for name in values:
+        origins[name] = (options or {}).get(name) or shown(name)["option"]
+    try:
+        return Settings(**{**from_file, **values})
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(fault, origins) for fault in error.errors())) from None
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """A TOML file's settings. Raises SettingsError that says what to change in it."""
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(
+            f"the configuration file {path} cannot be read ({error.strerror}): "
+            f"correct --config or {CONFIG_ENVIRONMENT}, or the file's permissions"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the configuration file {path} is no TOML: {error}") from None
+    faults = []
+    for key, value in table.items():
+        if key in Settings.model_fields:
+            continue
+        if isinstance(value, dict):
+            faults.append(f"[{key}] in {path}: there are no tables here; put its keys at the top of the file")
+            continue
+        near = difflib.get_close_matches(
+            key.lower().replace("-", "_"), Settings.model_fields, n=1, cutoff=0.0
+        )
+        faults.append(f"{key} in {path} is no setting; the nearest is {near[0]}")
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return table
+
+
+def _explain(fault: Any, origins: Mapping[str, str]) -> str:
+    """One of pydantic's faults as a sentence with its remedy."""
+    if not fault["loc"]:
+        return str(fault["ctx"]["error"])
+    name = str(fault["loc"][0])
+    if name not in Settings.model_fields:
+        return f"{name} is no setting"
+    field = Settings.model_fields[name]
+    message = fault["ctx"]["error"] if fault["type"] == "value_error" else f"give {_wanted(field)}"
+    return f"{origins.get(name, name)} cannot be {str(fault['input'])!r}: {message}"
+
+
+def _wanted(field: FieldInfo) -> str:
+    """What a field takes, in words."""
+    choices = get_args(field.annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "one of " + ", ".join(choices)
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation is int:
+        low = next(limit.ge for limit in field.metadata if hasattr(limit, "ge"))
+        high = next(limit.le for limit in field.metadata if hasattr(limit, "le"))
+        size = any(isinstance(limit, BeforeValidator) for limit in field.metadata)
+        return f"a {'size such as 64M, in bytes' if size else 'whole number'} from {low} to {high}"
+    pattern = next((limit.pattern for limit in field.metadata if getattr(limit, "pattern", None)), None)
+    if pattern:
+        return f"1 to {NAME_CHARACTERS_MAX} letters, digits, dots, hyphens or underscores"
+    if field.annotation in (Path, Path | None):
+        return "a path"
+    return "a text that is not empty"
