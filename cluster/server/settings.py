@@ -317,7 +317,8 @@ def load_settings(
     for name in values:
         origins[name] = (options or {}).get(name) or shown(name)["option"]
     try:
-        return Settings(**{**from_file, **values})
+        found: dict[str, Any] = {**from_file, **values}
+        return Settings(**found)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(fault, origins) for fault in error.errors())) from None
 
