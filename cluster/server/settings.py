@@ -129,6 +129,12 @@ class Settings(BaseSettings):
         json_schema_extra=_in("Journal"),
     )
 
+    salvage: bool = Field(
+        False,
+        description="Start although the journal is damaged: pass over what cannot be read, and log how much.",
+        json_schema_extra=_in("Journal"),
+    )
+
     job_retries: int = Field(
         -1,
         ge=-1,
@@ -142,6 +148,14 @@ class Settings(BaseSettings):
         ge=0,
         le=255,
         description="Sleeping workers to wake for each new job; 0 is all of them.",
+        json_schema_extra=_in("Jobs"),
+    )
+    reclaim_seconds: float = Field(
+        2.0,
+        ge=0.0,
+        le=3600.0,
+        description="How long a job that ran when the node went down waits for its worker's result after the "
+        "restart, before it runs again.",
         json_schema_extra=_in("Jobs"),
     )
     exceptions: bool = Field(

@@ -1,0 +1,53 @@
+"""One job's life: queues, coalescing, who gets what. Pure: the time is an argument; nothing here knows
+packets, journals or sockets.
+
+    job.py       Job, and its states as a drawing
+    function.py  Function: the three queues of one function name, its counters and its limits
+    worker.py    Worker: what one worker connection can do, holds and waits for
+    ledger.py    Ledger: all of the above, and every transition between states
+    cron.py      the five cron fields of SUBMIT_JOB_SCHED
+    timers.py    what is due when
+"""
+
+from cluster.jobs.cron import Cron, CronError
+from cluster.jobs.function import PRIORITIES, Function, QueueLimits
+from cluster.jobs.job import (
+    FINISHED,
+    HIGH,
+    LOW,
+    NORMAL,
+    PENDING,
+    QUEUED,
+    RECLAIM,
+    RUNNING,
+    SCHEDULED,
+    STATE_NAMES,
+    Job,
+    JobOptions,
+)
+from cluster.jobs.ledger import Ledger
+from cluster.jobs.timers import Timers
+from cluster.jobs.worker import Worker
+
+__all__ = [
+    "FINISHED",
+    "HIGH",
+    "LOW",
+    "NORMAL",
+    "PENDING",
+    "PRIORITIES",
+    "QUEUED",
+    "RECLAIM",
+    "RUNNING",
+    "SCHEDULED",
+    "STATE_NAMES",
+    "Cron",
+    "CronError",
+    "Function",
+    "Job",
+    "JobOptions",
+    "Ledger",
+    "QueueLimits",
+    "Timers",
+    "Worker",
+]

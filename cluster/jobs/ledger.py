@@ -1,0 +1,256 @@
+"""All jobs of a node and every transition between their states.
+
+Invariants, kept by every method:
+  - a living job is in exactly one slot's `jobs`; a coalescing one also in that slot's `uniques`;
+  - `function.total` counts its living jobs, `function.running` those in RUNNING;
+  - a job is in a queue if and only if it is QUEUED, but for husks (cancelled, counted in `husks`);
+  - `ready[priority]` holds exactly the functions whose queue of that priority is not empty;
+  - a RUNNING job is in its worker's `running`, and nowhere else's.
+
+Nothing here grows with the depth of a queue: submit, grab and completion are a few dictionary and deque
+operations each. The tables are kept per slot so that no dictionary ever grows large enough for its
+resizing to be felt, and so that a slot can move to another node whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cluster.jobs.function import PRIORITIES, Function
+from cluster.jobs.job import FINISHED, QUEUED, RUNNING, Job
+from cluster.jobs.worker import Worker
+
+
+class SlotTable:
+    """The living jobs of one slot."""
+
+    __slots__ = ("jobs", "uniques")
+
+    def __init__(self) -> None:
+        self.jobs: dict[bytes, Job] = {}  # by handle
+        self.uniques: dict[bytes, Job] = {}  # by key
+
+
+class Ledger:
+    """See the module's docstring."""
+
+    def __init__(self, slot_count: int) -> None:
+        self.functions: dict[bytes, Function] = {}
+        self.tables = [SlotTable() for _ in range(slot_count)]
+        self.ready: tuple[dict[Function, None], ...] = tuple({} for _ in range(PRIORITIES))
+        # Functions that got a job since the sleepers were last woken.
+        self.stirred: dict[Function, None] = {}
+
+    # ---- functions
+
+    def function(self, name: bytes) -> Function:
+        """The function of this name, made if need be."""
+        function = self.functions.get(name)
+        if function is None:
+            function = self.functions[name] = Function(name)
+        return function
+
+    def forget_if_idle(self, function: Function) -> None:
+        """Keep no function that has no job, no worker and no limit: names cost memory too."""
+        if function.idle and self.functions.pop(function.name, None) is not None:
+            for priority, queue in enumerate(function.queues):
+                if queue:  # husks
+                    self.ready[priority].pop(function, None)
+            self.stirred.pop(function, None)
+
+    # ---- a job's life
+
+    def add(self, job: Job) -> None:
+        """A new job, PENDING or on its way to a queue."""
+        table = self.tables[job.slot]
+        table.jobs[job.handle] = job
+        function = job.function
+        if len(job.key) > len(function.bare_key):
+            table.uniques[job.key] = job
+        function.total += 1
+
+    def enqueue(self, job: Job, *, first: bool = False) -> None:
+        """The job may run: put it behind the others of its priority, or before them."""
+        job.state = QUEUED
+        function = job.function
+        priority = job.priority
+        queue = function.queues[priority]
+        if not queue:
+            self.ready[priority][function] = None
+        if first:
+            queue.appendleft(job)
+        else:
+            queue.append(job)
+        self.stirred[function] = None
+
+    def adopt(self, worker: Worker, job: Job) -> None:
+        """A worker kept a job that waits to be run again (RECLAIM, or QUEUED after a delivery)."""
+        if job.state == QUEUED:
+            job.function.leave_husk(job.priority)
+        job.state = RUNNING
+        job.worker = worker
+        job.function.running += 1
+        worker.running[job.handle] = job
+
+    def grab(self, worker: Worker) -> Job | None:
+        """Give the worker its next job: the highest priority over all its functions, first in first
+        out within one, the function that it was served least recently first."""
+        abilities = worker.abilities
+        for priority in range(PRIORITIES):
+            ready = self.ready[priority]
+            while ready:
+                if len(abilities) == 1:
+                    function = next(iter(abilities))
+                    if function not in ready:
+                        break
+                else:
+                    if len(ready) < len(abilities):
+                        candidates = [function for function in ready if function in abilities]
+                    else:
+                        candidates = [function for function in abilities if function in ready]
+                    if not candidates:
+                        break
+                    function = min(candidates, key=abilities.__getitem__)
+                job = self._pop(function, priority)
+                if job is not None:
+                    worker.served += 1
+                    abilities[function] = worker.served
+                    job.state = RUNNING
+                    job.worker = worker
+                    job.deliveries += 1
+                    function.running += 1
+                    worker.running[job.handle] = job
+                    return job
+        return None
+
+    def _pop(self, function: Function, priority: int) -> Job | None:
+        queue = function.queues[priority]
+        found: Job | None = None
+        while queue:
+            job = queue.popleft()
+            if job.state == QUEUED:
+                found = job
+                break
+            function.husks[priority] -= 1
+        if not queue:
+            del self.ready[priority][function]
+        return found
+
+    def release(self, job: Job) -> None:
+        """Take a running job from its worker."""
+        worker = job.worker
+        if worker is not None:
+            del worker.running[job.handle]
+            job.worker = None
+            job.function.running -= 1
+            job.progress = None
+
+    def finish(self, job: Job) -> None:
+        """The job is over, from whatever state."""
+        state = job.state
+        function = job.function
+        if state == RUNNING:
+            self.release(job)
+        table = self.tables[job.slot]
+        del table.jobs[job.handle]
+        if len(job.key) > len(function.bare_key):
+            del table.uniques[job.key]
+        job.state = FINISHED
+        function.total -= 1
+        if state == QUEUED:
+            function.leave_husk(job.priority)
+            if not function.queues[job.priority]:
+                self.ready[job.priority].pop(function, None)
+        if not function.total and not function.workers:
+            self.forget_if_idle(function)
+
+    # ---- workers
+
+    def can_do(self, worker: Worker, name: bytes, timeout_seconds: float = 0.0) -> None:
+        """CAN_DO and CAN_DO_TIMEOUT; a repeat changes the time limit only."""
+        function = self.function(name)
+        worker.abilities.setdefault(function, 0)
+        function.workers[worker] = None
+        if worker.asleep:
+            function.sleepers[worker] = None
+            self.stirred[function] = None
+        if timeout_seconds > 0:
+            worker.timeouts[function] = timeout_seconds
+        else:
+            worker.timeouts.pop(function, None)
+
+    def cannot_do(self, worker: Worker, function: Function) -> None:
+        worker.abilities.pop(function, None)
+        worker.timeouts.pop(function, None)
+        function.workers.pop(worker, None)
+        function.sleepers.pop(worker, None)
+        self.forget_if_idle(function)
+
+    def sleep(self, worker: Worker) -> bool:
+        """PRE_SLEEP: true when the worker sleeps now, false when there is a job for it."""
+        abilities = worker.abilities
+        for priority in range(PRIORITIES):
+            ready = self.ready[priority]
+            if len(ready) < len(abilities):
+                if any(
+                    function in abilities for function in list(ready) if self._has_job(function, priority)
+                ):
+                    return False
+            elif any(function in ready and self._has_job(function, priority) for function in abilities):
+                return False
+        worker.asleep = True
+        for function in abilities:
+            function.sleepers[worker] = None
+        return True
+
+    def _has_job(self, function: Function, priority: int) -> bool:
+        """Whether more than husks is in a queue that is not empty; clears one that is husks only."""
+        if function.queued(priority):
+            return True
+        function.queues[priority].clear()
+        function.husks[priority] = 0
+        self.ready[priority].pop(function, None)
+        return False
+
+    def wake(self, count_max: int) -> list[Worker]:
+        """The sleepers to be woken for what was enqueued since the last call.
+
+        At most `count_max` for each function, 0 = all. Those left out keep their place in the row.
+        """
+        woken: list[Worker] = []
+        for function in self.stirred:
+            if not function.sleepers or not any(function.queues):
+                continue
+            count = 0
+            for worker in list(function.sleepers):
+                if count_max and count >= count_max:
+                    break
+                del function.sleepers[worker]
+                if worker.asleep:
+                    worker.asleep = False
+                    woken.append(worker)
+                    count += 1
+        self.stirred.clear()
+        return woken
+
+    # ---- looking
+
+    def find_unique(self, slots: Iterator[tuple[int, bytes]]) -> Job | None:
+        """The best job among (slot, key) pairs: a running one, else the first that lives."""
+        found: Job | None = None
+        for slot, key in slots:
+            job = self.tables[slot].uniques.get(key)
+            if job is not None:
+                if job.state == RUNNING:
+                    return job
+                found = found or job
+        return found
+
+    def all_jobs(self) -> Iterator[Job]:
+        """Every living job, slot by slot."""
+        for table in self.tables:
+            yield from table.jobs.values()
+
+    def count(self) -> int:
+        """How many jobs live."""
+        return sum(function.total for function in self.functions.values())

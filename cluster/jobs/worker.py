@@ -1,0 +1,45 @@
+"""One worker connection, as the jobs see it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cluster.jobs.function import Function
+    from cluster.jobs.job import Job
+
+FORGIVEN_MAX: Final = 256  # handles kept for each worker; the oldest goes first
+
+
+class Worker:
+    """What a worker can do, what it holds, whether it sleeps."""
+
+    __slots__ = (
+        "abilities",
+        "asleep",
+        "connection",
+        "forgiven",
+        "noop_sent",
+        "running",
+        "served",
+        "timeouts",
+    )
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection  # opaque here
+        # Function -> when it was served last, counted in grabs: the least recent comes first.
+        self.abilities: dict[Function, int] = {}
+        self.timeouts: dict[Function, float] = {}  # seconds (CAN_DO_TIMEOUT)
+        self.running: dict[bytes, Job] = {}  # by handle
+        self.asleep = False
+        self.noop_sent = False  # at most one NOOP until the next grab
+        self.served = 0
+        # Handles whose next result is neither wanted nor an error: the job was cancelled while this
+        # worker ran it, or ended with an exception (many libraries send WORK_FAIL after one).
+        self.forgiven: dict[bytes, None] = {}
+
+    def forgive(self, handle: bytes) -> None:
+        """Expect a result for a job that is over."""
+        self.forgiven[handle] = None
+        if len(self.forgiven) > FORGIVEN_MAX:
+            del self.forgiven[next(iter(self.forgiven))]

@@ -1,0 +1,206 @@
+"""The text commands: for people, monitors and scripts.
+
+Replies are those of gearmand byte for byte where it has the command (libgearman-server/text.cc).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from cluster.jobs import HIGH, LOW, NORMAL, PRIORITIES, QueueLimits
+from cluster.node.context import Context, Stop
+from cluster.replication import entries
+from cluster.wire import packets as wire
+
+if TYPE_CHECKING:
+    from cluster.node.connection import Connection
+    from cluster.node.worker import WorkerVerbs
+
+OK: Final = b"OK\r\n"
+END: Final = b".\n"
+LIMIT_MAX: Final = 1 << 62
+
+
+class AdminVerbs:
+    """One small method for each text command."""
+
+    def __init__(self, context: Context, workers: WorkerVerbs) -> None:
+        self._context = context
+        self._ledger = context.ledger
+        self._workers = workers
+        self._commands = {
+            b"workers": self._list_workers,
+            b"status": self._status,
+            b"prioritystatus": self._priority_status,
+            b"show": self._show,
+            b"cancel": self._cancel,
+            b"create": self._create,
+            b"drop": self._drop,
+            b"maxqueue": self._maxqueue,
+            b"getpid": self._process_id,
+            b"verbose": self._verbose,
+            b"version": self._version,
+            b"shutdown": self._shutdown,
+        }
+
+    def text(self, connection: Connection, line: bytes) -> None:
+        """One line; the verb is not case-sensitive."""
+        words = line.split()
+        if not words:
+            # gearmand answers an empty line too; people press Return to see whether someone is there.
+            self._context.send(connection, _unknown(b""))
+            return
+        command = self._commands.get(words[0].lower())
+        reply = _unknown(b" ".join(words)) if command is None else command(connection, words[1:])
+        self._context.send(connection, reply)
+
+    def _list_workers(self, connection: Connection, words: list[bytes]) -> bytes:
+        """FD IP CLIENT-ID : functions; every connection, as gearmand lists them."""
+        lines = []
+        for peer in self._context.connections:
+            names = b"".join(
+                b" " + function.name for function in (peer.worker.abilities if peer.worker else ())
+            )
+            lines.append(b"%d %b %b :%b\n" % (peer.number, peer.address.encode(), peer.client_id, names))
+        return b"".join(lines) + END
+
+    def _status(self, connection: Connection, words: list[bytes]) -> bytes:
+        """FUNCTION TOTAL RUNNING WORKERS; total includes running."""
+        return (
+            b"".join(
+                b"%b\t%d\t%d\t%d\n" % (function.name, function.total, function.running, len(function.workers))
+                for function in self._ledger.functions.values()
+            )
+            + END
+        )
+
+    def _priority_status(self, connection: Connection, words: list[bytes]) -> bytes:
+        """FUNCTION HIGH NORMAL LOW WORKERS; queued only."""
+        return (
+            b"".join(
+                b"%b\t%d\t%d\t%d\t%d\n"
+                % (
+                    function.name,
+                    function.queued(HIGH),
+                    function.queued(NORMAL),
+                    function.queued(LOW),
+                    len(function.workers),
+                )
+                for function in self._ledger.functions.values()
+            )
+            + END
+        )
+
+    def _show(self, connection: Connection, words: list[bytes]) -> bytes:
+        what = [word.lower() for word in words]
+        if what == [b"jobs"]:
+            return (
+                b"".join(
+                    b"%b\t%d\t%d\t%d\n" % (job.handle, job.retries, 0, job.worker is None)
+                    for job in self._ledger.all_jobs()
+                )
+                + END
+            )
+        if what == [b"unique", b"jobs"]:
+            return b"".join(job.unique + b"\n" for job in self._ledger.all_jobs() if job.coalesces) + END
+        if what == [b"maxqueue"]:
+            return (
+                b"".join(
+                    b"%b\t%d\t%d\t%d\n" % (function.name, *function.limits)
+                    for function in self._ledger.functions.values()
+                    if function.limits is not None
+                )
+                + END
+            )
+        if not what:
+            return _incomplete(b"show")
+        return b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"
+
+    def _cancel(self, connection: Connection, words: list[bytes]) -> bytes:
+        if len(words) != 2 or words[0].lower() != b"job":
+            return _incomplete(b"cancel")
+        job = self._context.find_handle(words[1])
+        if job is None:
+            return b"ERR UNKNOWN_JOB\r\n"
+        worker = job.worker
+        self._workers.tell_failure(job)
+        self._context.end(job, entries.CANCELLED)
+        if worker is not None:
+            # It goes on working; its result is neither wanted nor an error.
+            worker.forgive(job.handle)
+        return OK
+
+    def _create(self, connection: Connection, words: list[bytes]) -> bytes:
+        if len(words) != 2 or words[0].lower() != b"function":
+            return _incomplete(b"create")
+        if len(words[1]) > wire.FUNCTION_BYTES_MAX:
+            return b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n"
+        function = self._ledger.function(words[1])
+        if function.limits is None:
+            self._set_limits(words[1], QueueLimits())
+        return OK
+
+    def _drop(self, connection: Connection, words: list[bytes]) -> bytes:
+        if len(words) != 2 or words[0].lower() != b"function":
+            return _incomplete(b"drop")
+        function = self._ledger.functions.get(words[1])
+        if function is None:
+            return b"ERR function not found\r\n"
+        if function.workers or function.total:
+            return b"ERR there are still connected workers or executing clients\r\n"
+        if function.limits is not None:
+            function.limits = None
+            if self._context.durable:
+                self._context.log.append_node(entries.LIMITS, 1, entries.encode_limits(0, 0, 0, words[1]))
+        self._ledger.forget_if_idle(function)
+        return OK
+
+    def _maxqueue(self, connection: Connection, words: list[bytes]) -> bytes:
+        """maxqueue FUNCTION [N | HIGH NORMAL LOW]; read back with `show maxqueue`."""
+        if len(words) not in (1, 2, 4):
+            return _incomplete(b"maxqueue")
+        if len(words[0]) > wire.FUNCTION_BYTES_MAX:
+            return b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n"
+        try:
+            numbers = [min(max(0, int(word)), LIMIT_MAX) for word in words[1:]] or [0]
+        except ValueError:
+            return b"ERR INVALID_ARGUMENTS maxqueue+wants+whole+numbers\r\n"
+        if len(numbers) == 1:
+            numbers *= PRIORITIES
+        self._set_limits(words[0], QueueLimits(*numbers))
+        return OK
+
+    def _set_limits(self, name: bytes, limits: QueueLimits) -> None:
+        self._ledger.function(name).limits = limits
+        if self._context.durable:
+            self._context.log.append_node(entries.LIMITS, 0, entries.encode_limits(*limits, name))
+
+    def _process_id(self, connection: Connection, words: list[bytes]) -> bytes:
+        return b"OK %d\n" % self._context.settings.process_id
+
+    def _verbose(self, connection: Connection, words: list[bytes]) -> bytes:
+        return b"OK %b\n" % self._context.settings.log_level.upper().encode()
+
+    def _version(self, connection: Connection, words: list[bytes]) -> bytes:
+        return b"OK %b\n" % self._context.settings.version.encode()
+
+    def _shutdown(self, connection: Connection, words: list[bytes]) -> bytes:
+        """gearmand dropped it in 1.1.15; here it works, by default only from this machine."""
+        allowed = self._context.settings.shutdown_from
+        if allowed == "none" or (allowed == "loopback" and not connection.local):
+            return b"ERR NOT_ALLOWED shutdown+is+allowed+from+%b+only\r\n" % (
+                b"the+loopback+address" if allowed == "loopback" else b"the+node's+own+machine+by+signal"
+            )
+        mode = words[0].lower() if words else b""
+        if mode not in (b"", b"graceful") or len(words) > 1:
+            return b"ERR INVALID_ARGUMENTS shutdown+takes+graceful+or+nothing\r\n"
+        self._context.stop = Stop.GRACEFUL if mode else Stop.NOW
+        return OK
+
+
+def _unknown(line: bytes) -> bytes:
+    return b"ERR UNKNOWN_COMMAND Unknown+server+command%b\r\n" % line[:256]
+
+
+def _incomplete(command: bytes) -> bytes:
+    return b"ERR INVALID_ARGUMENTS An+incomplete+set+of+arguments+was+sent+to+this+command+%b\r\n" % command

@@ -1,0 +1,151 @@
+"""What all verbs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from cluster.jobs import PENDING, SCHEDULED, Job, Ledger, Timers
+from cluster.node.connection import Connection
+from cluster.replication import SLOT_COUNT, Log, entries
+from cluster.wire import error
+from cluster.wire.packets import HANDLE_BYTES_MAX
+
+# JOB_CREATED but for the handle, by the handle's length.
+CREATED_HEADERS: Final = [b"\0RES\0\0\0\x08\0\0\0%c" % length for length in range(HANDLE_BYTES_MAX + 2)]
+
+
+class Stop(Enum):
+    """How a peer asked the node to stop."""
+
+    NOW = "now"
+    GRACEFUL = "graceful"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What the pure node needs to know of the server's settings."""
+
+    handle_prefix: bytes = b"H:node"
+    durable: bool = True  # acknowledgements wait for `committed`
+    job_retries: int = -1  # how often a job whose worker was lost runs again; -1 = without end
+    worker_wakeup: int = 0  # how many sleepers a new job wakes; 0 = all
+    exceptions: bool = False  # all connections get WORK_EXCEPTION without asking
+    reclaim_seconds: float = 2.0  # how long a job that ran at a restart waits for its worker
+    shutdown_from: str = "loopback"
+    version: str = "0"
+    process_id: int = 0
+    log_level: str = "info"
+
+
+class Context:
+    """State and outputs of a turn."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self.settings = settings
+        self.durable = settings.durable
+        self.ledger = Ledger(SLOT_COUNT)
+        self.log = Log()
+        self.connections: dict[Connection, None] = {}
+        self.dirty: list[Connection] = []  # have something in `out`
+        self.closes: list[Connection] = []
+        self.stop: Stop | None = None
+        self.refusal: str | None = None  # why background submits are refused now
+        self.counter = 0  # in every handle of this start
+        self.next_slot = 0  # for jobs without a unique
+        self.wall_seconds = 0.0
+        self.monotonic_seconds = 0.0
+        self.scheduled: Timers[Job] = Timers(
+            lambda job, due: (
+                job.options is not None
+                and job.options.due_seconds == due
+                and job.state in (PENDING, SCHEDULED)
+            )
+        )
+        # Time limits of running jobs and reclaim times, with the delivery that each belongs to.
+        self.limits: Timers[tuple[Job, int, int]] = Timers(
+            lambda item, _: item[0].state == item[2] and item[0].deliveries == item[1]
+        )
+
+    def send(self, connection: Connection, data: bytes) -> None:
+        """Answer or tell a peer something; it leaves at the end of the turn."""
+        if not connection.out:
+            self.dirty.append(connection)
+        connection.out.append(data)
+
+    def refuse(self, connection: Connection, code: bytes, text: str) -> None:
+        self.send(connection, error(code, text))
+
+    def close(self, connection: Connection) -> None:
+        """Close it after what it is owed has left."""
+        if not connection.closing:
+            connection.closing = True
+            self.closes.append(connection)
+
+    def record_job(self, job: Job) -> None:
+        """Put the whole state of a job into the open group."""
+        if self.durable:
+            self.log.append(job.slot, entries.JOB, job_record(job).encode())
+
+    def record_hint(self, job: Job, kind: int, body: bytes) -> None:
+        """Put a change of a background job into the open group; nobody waits for it."""
+        if self.durable and job.background:
+            self.log.append(job.slot, kind, body)
+
+    def end(self, job: Job, outcome: int) -> None:
+        """The job is over: out of every table, and out of its clients' expectations."""
+        if job.background and self.durable:
+            self.log.append_done(job.slot, outcome, job.handle)
+        self.ledger.finish(job)
+        clients = job.clients
+        if clients is not None:
+            for connection in clients:
+                connection.attached.pop(job, None)
+            job.clients = None
+
+    def gate(self, connection: Connection) -> None:
+        """Hold this connection's answers until the open group is committed."""
+        if self.durable:
+            group = self.log.group
+            if connection.gate != group.number:
+                connection.gate = group.number
+                group.waiting.append(connection)
+
+    def find_handle(self, handle: bytes) -> Job | None:
+        """The living job of a handle; the handle names its slot."""
+        slot_text = handle.rpartition(b":")[2].partition(b".")[0]
+        try:
+            slot = int(slot_text, 16)
+        except ValueError:
+            return None
+        if not 0 <= slot < SLOT_COUNT:
+            return None
+        return self.ledger.tables[slot].jobs.get(handle)
+
+    def admit(self, job: Job) -> None:
+        """A committed (or foreground) job: into its queue, or to sleep until it is due."""
+        options = job.options
+        if options is not None and (options.cron is not None or options.due_seconds > self.wall_seconds):
+            job.state = SCHEDULED
+            self.scheduled.add(options.due_seconds, job)
+        else:
+            self.ledger.enqueue(job)
+
+
+def job_record(job: Job) -> entries.JobRecord:
+    """The whole state of a job, for the journal."""
+    options = job.options
+    return entries.JobRecord(
+        handle=job.handle,
+        function=job.function.name,
+        key_rest=job.key[len(job.function.name) + 1 :],
+        payload=job.payload,
+        priority=job.priority,
+        retries=job.retries,
+        deliveries=job.deliveries,
+        due_seconds=options.due_seconds if options else 0,
+        assigned=job.worker is not None,
+        reducer=options.reducer if options else None,
+        cron=options.cron.source if options and options.cron else None,
+    )

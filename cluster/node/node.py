@@ -1,0 +1,270 @@
+"""Node: the table of verbs, the turn, commits, timers.
+
+The server calls, in each turn of its loop: `begin_turn` with the clocks, `receive` for each connection
+that has packets, `tick` when a timer is due, then once `end_turn`. What comes back says what must be on
+disk before which answers may leave; answers that wait are kept here until `committed` or `group_failed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from cluster.jobs import PENDING
+from cluster.node.admin import AdminVerbs
+from cluster.node.client import ClientVerbs
+from cluster.node.connection import Connection
+from cluster.node.context import Context, NodeSettings, Stop
+from cluster.node.restore import Restorer, checkpoint
+from cluster.node.worker import WorkerVerbs
+from cluster.replication import Group, entries
+from cluster.wire import MISDIRECTED, PACKETS, TEXT, error
+from cluster.wire import packets as wire
+
+Handler = Callable[[Connection, bytes], None]
+# How many timers fire in one turn: a crowd of jobs due in one second must not stop the others.
+TIMERS_PER_TURN: Final = 1000
+_CREATED_TYPE: Final = b"\0RES\0\0\0\x08"
+
+
+@dataclass(slots=True)
+class Output:
+    """What a turn produced. First `group` to the disk (if any), then `sends`, then `closes`."""
+
+    group: Group | None = None
+    sends: list[tuple[Connection, bytes]] = field(default_factory=list)
+    closes: list[Connection] = field(default_factory=list)
+    stop: Stop | None = None
+
+
+class Node:
+    """One job server, without I/O."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self.context = context = Context(settings)
+        self.ledger = context.ledger
+        self.log = context.log
+        self.workers = WorkerVerbs(context)
+        self.clients = ClientVerbs(context)
+        self.admin = AdminVerbs(context, self.workers)
+        self._groups: list[Group] = []  # cut, not committed
+        self._sends: list[tuple[Connection, bytes]] = []
+        clients, workers = self.clients, self.workers
+        self._handlers: dict[int, Handler] = {
+            TEXT: self.admin.text,
+            MISDIRECTED: self._misdirected,
+            wire.CAN_DO: workers.can_do,
+            wire.CANT_DO: workers.cannot_do,
+            wire.RESET_ABILITIES: workers.reset_abilities,
+            wire.PRE_SLEEP: workers.pre_sleep,
+            wire.SUBMIT_JOB: clients.submit_foreground,
+            wire.GRAB_JOB: workers.grab,
+            wire.WORK_STATUS: workers.status,
+            wire.WORK_COMPLETE: workers.complete,
+            wire.WORK_FAIL: workers.fail,
+            wire.GET_STATUS: clients.get_status,
+            wire.ECHO_REQ: clients.echo,
+            wire.SUBMIT_JOB_BG: clients.submit_background,
+            wire.SUBMIT_JOB_HIGH: clients.submit_foreground_high,
+            wire.SET_CLIENT_ID: workers.set_client_id,
+            wire.CAN_DO_TIMEOUT: workers.can_do_timeout,
+            wire.ALL_YOURS: workers.all_yours,
+            wire.WORK_EXCEPTION: workers.exception,
+            wire.OPTION_REQ: clients.option,
+            wire.WORK_DATA: workers.data,
+            wire.WORK_WARNING: workers.warning,
+            wire.GRAB_JOB_UNIQ: workers.grab_unique,
+            wire.SUBMIT_JOB_HIGH_BG: clients.submit_background_high,
+            wire.SUBMIT_JOB_LOW: clients.submit_foreground_low,
+            wire.SUBMIT_JOB_LOW_BG: clients.submit_background_low,
+            wire.SUBMIT_JOB_SCHED: clients.submit_scheduled,
+            wire.SUBMIT_JOB_EPOCH: clients.submit_epoch,
+            wire.SUBMIT_REDUCE_JOB: clients.submit_reduce,
+            wire.SUBMIT_REDUCE_JOB_BACKGROUND: clients.submit_reduce_background,
+            wire.GRAB_JOB_ALL: workers.grab_all,
+            wire.GET_STATUS_UNIQUE: clients.get_status_unique,
+        }
+
+    # ---- starting
+
+    def restorer(self) -> Restorer:
+        """Takes the journal's entries before the first turn."""
+        return Restorer(self.context, self.clients)
+
+    def lead_all(self, incarnation: int, version: str) -> None:
+        """Standalone: serve every slot, in an epoch of this start's own."""
+        self.log.lead_all(incarnation, self.context.settings.handle_prefix)
+        if self.context.durable:
+            self.log.append_node(entries.START, incarnation, version.encode())
+
+    # ---- a turn
+
+    def begin_turn(self, wall_seconds: float, monotonic_seconds: float) -> None:
+        self.context.wall_seconds = wall_seconds
+        self.context.monotonic_seconds = monotonic_seconds
+
+    def connected(self, connection: Connection) -> None:
+        self.context.connections[connection] = None
+        connection.exceptions = connection.exceptions or self.context.settings.exceptions
+
+    def disconnected(self, connection: Connection) -> None:
+        """The peer is gone; what it was owed is forgotten."""
+        self.context.connections.pop(connection, None)
+        connection.closing = True
+        self.workers.leave(connection)
+        self.clients.leave(connection)
+        connection.held.clear()
+
+    def receive(self, connection: Connection, packets: Iterable[tuple[int, bytes]]) -> None:
+        """Packets of one connection, in order."""
+        handler_of = self._handlers.get
+        for packet_type, body in packets:
+            handler = handler_of(packet_type)
+            if handler is None:
+                self._unknown(connection, packet_type)
+            else:
+                handler(connection, body)
+
+    def protocol_error(self, connection: Connection, text: str) -> None:
+        """What came is no Gearman message: say so and close."""
+        self.context.refuse(connection, wire.INVALID_PACKET, text)
+        self.context.close(connection)
+
+    def _unknown(self, connection: Connection, packet_type: int) -> None:
+        spec = PACKETS.get(packet_type)
+        what = f"{spec.name} is for the server to send" if spec else f"no packet has type {packet_type}"
+        self.context.refuse(connection, wire.INVALID_COMMAND, f"Command not expected: {what}")
+
+    def _misdirected(self, connection: Connection, body: bytes) -> None:
+        self.context.refuse(connection, wire.INVALID_MAGIC, "Request magic expected")
+
+    def tick(self) -> None:
+        """Do what is due."""
+        context = self.context
+        for job in context.scheduled.take_due(context.wall_seconds, TIMERS_PER_TURN):
+            if job.options is not None and job.options.cron is not None:
+                self.clients.fire(job)
+            elif job.state != PENDING:
+                self.ledger.enqueue(job)
+        for job, _, _ in context.limits.take_due(context.monotonic_seconds, TIMERS_PER_TURN):
+            self.workers.expire(job)
+
+    def next_due(self) -> tuple[float | None, float | None]:
+        """When `tick` is wanted: Unix time, monotonic time (seconds)."""
+        return self.context.scheduled.next_due(), self.context.limits.next_due()
+
+    def end_turn(self) -> Output:
+        """Close the turn: the group to be written, the answers that may leave."""
+        context = self.context
+        group = self.log.cut()
+        output = Output(stop=context.stop)
+        context.stop = None
+        if context.durable:
+            if group is not None:
+                self._groups.append(group)
+                output.group = group
+        else:
+            self._admit(self.log.group)
+            self.log.group.jobs.clear()
+        self._wake()
+        self._collect(group.number if group is not None else 0)
+        output.sends, self._sends = self._sends, []
+        if context.closes:
+            output.closes, context.closes = context.closes, []
+        return output
+
+    def _wake(self) -> None:
+        if self.ledger.stirred:
+            for worker in self.ledger.wake(self.context.settings.worker_wakeup):
+                self.workers.wake(worker)
+
+    def _collect(self, group_number: int) -> None:
+        """Sort this turn's answers into those that may leave and those that wait."""
+        sends = self._sends
+        for connection in self.context.dirty:
+            out = connection.out
+            if connection.held or (group_number and connection.gate == group_number):
+                connection.held.append((connection.gate, out))
+                connection.out = []
+            else:
+                sends.append((connection, b"".join(out)))
+                out.clear()
+        self.context.dirty.clear()
+
+    # ---- commits
+
+    def committed(self, group_number: int) -> None:
+        """Every group up to this one is on disk: queue its jobs, let its answers go."""
+        self.log.committed = group_number
+        groups = self._groups
+        while groups and groups[0].number <= group_number:
+            group = groups.pop(0)
+            self._admit(group)
+            self._let_go(group)
+
+    def _admit(self, group: Group) -> None:
+        enqueue = self.ledger.enqueue
+        for job in group.jobs:
+            if job.state == PENDING:
+                if job.options is None:
+                    enqueue(job)
+                else:
+                    self.context.admit(job)
+
+    def _let_go(self, group: Group) -> None:
+        for connection in group.waiting:
+            held = connection.held
+            ready: list[bytes] = []
+            while held and held[0][0] <= self.log.committed:
+                ready += held.popleft()[1]
+            if ready:
+                self._sends.append((connection, b"".join(ready)))
+
+    def group_failed(self, group_number: int, reason: str) -> list[bytes]:
+        """This group and all after it could not be written: nothing in them is acknowledged.
+
+        Returns the entries that must be written once that is possible again, so that what ended
+        meanwhile does not come back.
+        """
+        owed: list[bytes] = []
+        refused: set[bytes] = set()
+        groups = [group for group in self._groups if group.number >= group_number]
+        self._groups = [group for group in self._groups if group.number < group_number]
+        for group in groups:
+            owed += [record for record in group.records if record[9] == entries.DONE]
+            for job in group.jobs:
+                refused.add(job.handle)
+                if job.state == PENDING and job.clients is None:
+                    self.ledger.finish(job)
+                else:
+                    # A foreground client waits for it: it lives on as that client's job.
+                    job.background = False
+                    if job.state == PENDING:
+                        self.ledger.enqueue(job)
+        refusal = error(wire.QUEUE_ERROR, reason)
+        for group in groups:
+            for connection in group.waiting:
+                for index, (gate, chunks) in enumerate(connection.held):
+                    if gate == group.number:
+                        connection.held[index] = (
+                            gate,
+                            [
+                                refusal
+                                if chunk.startswith(_CREATED_TYPE) and chunk[12:] in refused
+                                else chunk
+                                for chunk in chunks
+                            ],
+                        )
+        self.log.committed = max(self.log.committed, groups[-1].number if groups else 0)
+        for group in groups:
+            self._let_go(group)
+        return owed
+
+    def refuse_background(self, reason: str | None) -> None:
+        """Answer background submits with QUEUE_ERROR and this reason, or accept them again."""
+        self.context.refusal = reason
+
+    def checkpoint(self) -> Iterator[None]:
+        """See restore.checkpoint."""
+        return checkpoint(self.context)

@@ -1,0 +1,184 @@
+"""A journal's entries back into a ledger, and checkpoints the other way.
+
+A checkpoint writes the whole state of the living jobs into the journal, slot by slot, while the node
+serves; when it is committed, every segment before it can go. So the disk follows the living jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from cluster.jobs import (
+    FINISHED,
+    PENDING,
+    PRIORITIES,
+    RECLAIM,
+    Cron,
+    CronError,
+    Job,
+    JobOptions,
+    QueueLimits,
+)
+from cluster.node.context import Context
+from cluster.replication import SLOT_COUNT, entries
+
+if TYPE_CHECKING:
+    from cluster.node.client import ClientVerbs
+
+JOBS_PER_CHECKPOINT_STEP: Final = 256
+
+
+class Restorer:
+    """Feed it entries in the order of the journal, then `finish`."""
+
+    def __init__(self, context: Context, clients: ClientVerbs) -> None:
+        self._context = context
+        self._ledger = context.ledger
+        self._clients = clients
+        self._assigned: set[Job] = set()
+        self._checkpointed = False
+        self.jobs_seen = 0
+
+    def apply(self, entry: entries.Entry) -> None:
+        """One entry; raises DamagedEntry when its body makes no sense."""
+        kind = entry.kind
+        if entry.slot == entries.NODE_SLOT:
+            self._node_entry(entry)
+            return
+        if entry.slot >= SLOT_COUNT:
+            raise entries.DamagedEntry(f"names slot {entry.slot}; there are {SLOT_COUNT}")
+        slot = self._context.log.slots[entry.slot]
+        slot.epoch = max(slot.epoch, entry.epoch)
+        slot.number = max(slot.number, entry.number)
+        if kind == entries.SUBMITTED:
+            self._submitted(entry)
+        elif kind == entries.DONE:
+            job = self._ledger.tables[entry.slot].jobs.get(entry.body[1:])
+            if job is not None:
+                self._ledger.finish(job)
+        elif kind == entries.JOB:
+            self._job(entry)
+        elif kind == entries.ASSIGNED:
+            job = self._ledger.tables[entry.slot].jobs.get(entry.body)
+            if job is not None:
+                job.deliveries += 1
+                self._assigned.add(job)
+        elif kind == entries.REQUEUED:
+            job = self._ledger.tables[entry.slot].jobs.get(entry.body)
+            if job is not None:
+                job.retries += 1
+                self._assigned.discard(job)
+        elif kind == entries.PROGRESS:
+            handle, _, numbers = entry.body.partition(b"\0")
+            job = self._ledger.tables[entry.slot].jobs.get(handle)
+            if job is not None:
+                numerator, _, denominator = numbers.partition(b"\0")
+                job.progress = (numerator, denominator)
+
+    def _submitted(self, entry: entries.Entry) -> None:
+        try:
+            handle, name, unique, payload = entry.body[1:].split(b"\0", 3)
+        except ValueError:
+            raise entries.DamagedEntry("a submitted job is cut short") from None
+        function = self._ledger.function(name)
+        if unique == b"-":
+            key = self._clients._payload_key(name, payload)
+        else:
+            key = b"%b\0%b" % (name, unique) if unique else function.bare_key
+        self._put(Job(handle, function, key, payload, entry.body[0], True, entry.slot, PENDING))
+
+    def _job(self, entry: entries.Entry) -> None:
+        self._checkpointed = True
+        record = entries.JobRecord.decode(entry.body)
+        old = self._ledger.tables[entry.slot].jobs.get(record.handle)
+        if old is not None:
+            self._assigned.discard(old)
+            self._ledger.finish(old)
+        function = self._ledger.function(record.function)
+        key = b"%b\0%b" % (record.function, record.key_rest) if record.key_rest else function.bare_key
+        job = Job(record.handle, function, key, record.payload, record.priority, True, entry.slot, PENDING)
+        job.retries = record.retries
+        job.deliveries = record.deliveries
+        try:
+            cron = Cron.parse(*record.cron) if record.cron is not None else None
+        except (CronError, TypeError):
+            raise entries.DamagedEntry("a schedule's fields make no sense") from None
+        if cron is not None or record.reducer is not None or record.due_seconds:
+            job.options = JobOptions(record.due_seconds, cron, record.reducer)
+        self._put(job)
+        if record.assigned:
+            self._assigned.add(job)
+
+    def _put(self, job: Job) -> None:
+        table = self._ledger.tables[job.slot]
+        if job.priority >= PRIORITIES:
+            raise entries.DamagedEntry(f"priority {job.priority} does not exist")
+        if job.handle in table.jobs or (job.coalesces and job.key in table.uniques):
+            raise entries.DamagedEntry(f"job {job.handle!r} or its unique key is there twice")
+        self._ledger.add(job)
+        self.jobs_seen += 1
+
+    def _node_entry(self, entry: entries.Entry) -> None:
+        if entry.kind == entries.LIMITS:
+            high, normal, low, name = entries.decode_limits(entry.body)
+            function = self._ledger.function(name)
+            function.limits = None if entry.number else QueueLimits(high, normal, low)
+            self._ledger.forget_if_idle(function)
+        elif entry.kind == entries.START:
+            self._context.log.incarnation = max(self._context.log.incarnation, entry.number)
+
+    def finish(self) -> list[Job]:
+        """Queue what was restored, in the order in which it was submitted; return it.
+
+        Jobs that were with a worker wait a while for its result, then they run again.
+        """
+        context = self._context
+        jobs = list(self._ledger.all_jobs())
+        jobs.sort(key=_order)
+        due = context.monotonic_seconds + context.settings.reclaim_seconds
+        for job in jobs:
+            if job in self._assigned:
+                job.state = RECLAIM
+                context.limits.add(due, (job, job.deliveries, RECLAIM))
+            else:
+                context.admit(job)
+        for function in list(self._ledger.functions.values()):
+            self._ledger.forget_if_idle(function)
+        return jobs
+
+
+def _order(job: Job) -> tuple[int, int]:
+    """When a job was submitted: its handle ends with `epoch.counter`."""
+    _, epoch, counter = [*job.handle.rpartition(b":")[2].split(b"."), b"", b""][:3]
+    try:
+        return int(epoch.lstrip(b"f"), 16), int(counter, 16)
+    except ValueError:
+        return 0, 0
+
+
+def checkpoint(context: Context) -> Iterator[None]:
+    """Write every living background job into the open group, a few hundred at a step.
+
+    Advance it once a turn; each step's records leave with that turn's group.
+    """
+    log = context.log
+    for function in list(context.ledger.functions.values()):
+        if function.limits is not None:
+            log.append_node(entries.LIMITS, 0, entries.encode_limits(*function.limits, function.name))
+    log.append_node(entries.START, log.incarnation, b"checkpoint")
+    count = 0
+    for table, slot in zip(context.ledger.tables, log.slots, strict=True):
+        # One entry keeps the slot's epoch and number when no job of it lives.
+        if slot.number:
+            log.append(slot.index, entries.SLOT, b"")
+        for job in list(table.jobs.values()):
+            if job.state == FINISHED or not job.background:
+                continue
+            context.record_job(job)
+            count += 1
+            if count >= JOBS_PER_CHECKPOINT_STEP:
+                count = 0
+                yield
+        count += 1
+    yield

@@ -1,0 +1,324 @@
+"""What workers say."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from cluster.jobs import QUEUED, RECLAIM, RUNNING, Worker
+from cluster.node.context import Context
+from cluster.replication import entries
+from cluster.wire import packets as wire
+from cluster.wire import response
+
+if TYPE_CHECKING:
+    from cluster.jobs import Job
+    from cluster.node.connection import Connection
+
+NOOP: Final = response(wire.NOOP)
+NO_JOB: Final = response(wire.NO_JOB)
+_pack_header: Final = Struct(">4sII").pack
+# gearmand's floor; a shorter limit is rounded up (libgearman-server/connection.cc).
+TIMEOUT_SECONDS_MIN: Final = 1.0
+ABILITIES_MAX: Final = 100_000  # functions of one connection
+_DIGITS_MAX: Final = 20
+
+
+class WorkerVerbs:
+    """One small method for each packet that a worker sends."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._ledger = context.ledger
+
+    # ---- abilities
+
+    def can_do(self, connection: Connection, body: bytes) -> None:
+        self._can_do(connection, body, 0.0)
+
+    def can_do_timeout(self, connection: Connection, body: bytes) -> None:
+        """CAN_DO_TIMEOUT: milliseconds, as gearmand has it; 0 and -1 mean no limit."""
+        name, separator, text = body.partition(b"\0")
+        digits = text[1:] if text[:1] == b"-" else text
+        if not separator or not digits.isdigit() or len(digits) > _DIGITS_MAX:
+            message = "CAN_DO_TIMEOUT wants a function and its time limit in whole milliseconds"
+            self._context.refuse(connection, wire.INVALID_ARGUMENT, message)
+            return
+        milliseconds = int(text)
+        seconds = max(TIMEOUT_SECONDS_MIN, milliseconds / 1000) if milliseconds > 0 else 0.0
+        self._can_do(connection, name, seconds)
+
+    def _can_do(self, connection: Connection, name: bytes, timeout_seconds: float) -> None:
+        context = self._context
+        if not name or b"\0" in name:
+            context.refuse(connection, wire.INVALID_ARGUMENT, "The function name is empty or has a NUL")
+            return
+        if len(name) > wire.FUNCTION_BYTES_MAX:
+            text = f"Function name too large: {len(name)} bytes, at most {wire.FUNCTION_BYTES_MAX}"
+            context.refuse(connection, wire.ARGUMENT_TOO_LARGE, text)
+            return
+        worker = connection.worker or self._new_worker(connection)
+        if len(worker.abilities) >= ABILITIES_MAX:
+            text = f"A connection registers at most {ABILITIES_MAX} functions"
+            context.refuse(connection, wire.ARGUMENT_TOO_LARGE, text)
+            return
+        self._ledger.can_do(worker, name, timeout_seconds)
+
+    def cannot_do(self, connection: Connection, body: bytes) -> None:
+        """CANT_DO: no more jobs of this function; what is running goes on."""
+        worker = connection.worker
+        function = self._ledger.functions.get(body.rstrip(b"\0"))
+        if worker is not None and function is not None:
+            self._ledger.cannot_do(worker, function)
+
+    def reset_abilities(self, connection: Connection, body: bytes) -> None:
+        worker = connection.worker
+        if worker is not None:
+            for function in list(worker.abilities):
+                self._ledger.cannot_do(worker, function)
+
+    def set_client_id(self, connection: Connection, body: bytes) -> None:
+        """SET_CLIENT_ID: cut to what gearmand keeps; white space would break `workers`."""
+        words = body.split(b"\0", 1)[0].split()
+        connection.client_id = b"_".join(words)[: wire.CLIENT_ID_BYTES_MAX] or b"-"
+
+    def all_yours(self, connection: Connection, body: bytes) -> None:
+        """ALL_YOURS: a worker that has no other server. Nothing here depends on it."""
+
+    # ---- grabbing
+
+    def pre_sleep(self, connection: Connection, body: bytes) -> None:
+        worker = connection.worker or self._new_worker(connection)
+        if not self._ledger.sleep(worker):
+            self.wake(worker)
+
+    def wake(self, worker: Worker) -> None:
+        """NOOP: there may be a job. One is enough until the worker grabs."""
+        if not worker.noop_sent:
+            worker.noop_sent = True
+            self._context.send(worker.connection, NOOP)
+
+    def _grab(self, connection: Connection) -> Job | None:
+        worker = connection.worker
+        if worker is None:
+            worker = self._new_worker(connection)
+        worker.noop_sent = False
+        worker.asleep = False
+        context = self._context
+        if not connection.out:
+            context.dirty.append(connection)
+        job = self._ledger.grab(worker)
+        if job is None:
+            connection.out.append(NO_JOB)
+            return None
+        if job.background and context.durable:
+            context.log.append(job.slot, entries.ASSIGNED, job.handle)
+        if worker.timeouts:
+            seconds = worker.timeouts.get(job.function)
+            if seconds is not None:
+                context.limits.add(context.monotonic_seconds + seconds, (job, job.deliveries, RUNNING))
+        return job
+
+    def grab(self, connection: Connection, body: bytes) -> None:
+        """GRAB_JOB: function and payload."""
+        job = self._grab(connection)
+        if job is not None:
+            assignment = b"%b\0%b\0%b" % (job.handle, job.function.name, job.payload)
+            connection.out.append(
+                _pack_header(wire.MAGIC_RESPONSE, wire.JOB_ASSIGN, len(assignment)) + assignment
+            )
+
+    def grab_unique(self, connection: Connection, body: bytes) -> None:
+        """GRAB_JOB_UNIQ: the unique too."""
+        job = self._grab(connection)
+        if job is not None:
+            self._assign_unique(connection, job)
+
+    def grab_all(self, connection: Connection, body: bytes) -> None:
+        """GRAB_JOB_ALL: the reducer too, if the job has one (as gearmand; else JOB_ASSIGN_UNIQ)."""
+        job = self._grab(connection)
+        if job is None:
+            return
+        if job.options is None or job.options.reducer is None:
+            self._assign_unique(connection, job)
+            return
+        # PROTOCOL has four arguments before the payload; the aggregate behind the reducer is for clients.
+        reducer = job.options.reducer.split(b"\0", 1)[0]
+        connection.out.append(
+            response(wire.JOB_ASSIGN_ALL, job.handle, job.function.name, job.unique, reducer, job.payload)
+        )
+
+    def _assign_unique(self, connection: Connection, job: Job) -> None:
+        assignment = b"%b\0%b\0%b\0%b" % (job.handle, job.function.name, job.unique, job.payload)
+        connection.out.append(
+            _pack_header(wire.MAGIC_RESPONSE, wire.JOB_ASSIGN_UNIQ, len(assignment)) + assignment
+        )
+
+    # ---- results
+
+    def _held(self, connection: Connection, handle: bytes) -> Job | None:
+        """The job of a result: one that this worker holds, or one that waits and that it kept.
+
+        A worker whose connection broke, or whose server restarted, may still deliver: while the job
+        waits to be run again, its handle is enough (rule 12).
+        """
+        worker = connection.worker or self._new_worker(connection)
+        job = worker.running.get(handle)
+        if job is None:
+            job = self._context.find_handle(handle)
+            if job is None or not job.deliveries or job.state not in (RECLAIM, QUEUED):
+                return None
+            self._ledger.adopt(worker, job)
+        return job
+
+    def complete(self, connection: Connection, body: bytes) -> None:
+        """WORK_COMPLETE: the hot path."""
+        split = body.find(b"\0")
+        handle = body if split < 0 else body[:split]
+        job = self._held(connection, handle)
+        if job is None:
+            self._not_held(connection, handle)
+            return
+        context = self._context
+        clients = job.clients
+        if clients is not None:
+            packet = _pack_header(wire.MAGIC_RESPONSE, wire.WORK_COMPLETE, len(body)) + body
+            for client in clients:
+                if not client.out:
+                    context.dirty.append(client)
+                client.out.append(packet)
+        context.end(job, entries.COMPLETED)
+
+    def fail(self, connection: Connection, body: bytes) -> None:
+        """WORK_FAIL."""
+        handle = body.split(b"\0", 1)[0]
+        job = self._held(connection, handle)
+        if job is None:
+            self._not_held(connection, handle)
+            return
+        self.tell_failure(job)
+        self._context.end(job, entries.FAILED)
+
+    def exception(self, connection: Connection, body: bytes) -> None:
+        """WORK_EXCEPTION ends the job; who did not ask for exceptions is told WORK_FAIL."""
+        handle = body.split(b"\0", 1)[0]
+        job = self._held(connection, handle)
+        if job is None:
+            self._not_held(connection, handle)
+            return
+        context = self._context
+        packet = response(wire.WORK_EXCEPTION, body)
+        failure = response(wire.WORK_FAIL, handle)
+        for client in job.clients or ():
+            context.send(client, packet if client.exceptions else failure)
+        assert connection.worker is not None
+        connection.worker.forgive(handle)
+        context.end(job, entries.EXCEPTION)
+
+    def status(self, connection: Connection, body: bytes) -> None:
+        """WORK_STATUS: kept, and told to all who wait."""
+        arguments = body.split(b"\0", 2)
+        handle = arguments[0]
+        if len(arguments) != 3 or not all(
+            number.isdigit() and len(number) <= _DIGITS_MAX for number in arguments[1:]
+        ):
+            text = "WORK_STATUS wants a handle and two whole numbers"
+            self._context.refuse(connection, wire.INVALID_ARGUMENT, text)
+            return
+        job = self._held(connection, handle)
+        if job is None:
+            self._not_held(connection, handle, final=False)
+            return
+        job.progress = (arguments[1], arguments[2])
+        self._context.record_hint(job, entries.PROGRESS, body)
+        self._tell(job, wire.WORK_STATUS, body)
+
+    def data(self, connection: Connection, body: bytes) -> None:
+        self._pass_on(connection, wire.WORK_DATA, body)
+
+    def warning(self, connection: Connection, body: bytes) -> None:
+        self._pass_on(connection, wire.WORK_WARNING, body)
+
+    def _pass_on(self, connection: Connection, packet_type: int, body: bytes) -> None:
+        handle = body.split(b"\0", 1)[0]
+        job = self._held(connection, handle)
+        if job is None:
+            self._not_held(connection, handle, final=False)
+        else:
+            self._tell(job, packet_type, body)
+
+    def _tell(self, job: Job, packet_type: int, body: bytes) -> None:
+        if job.clients is not None:
+            packet = response(packet_type, body)
+            for client in job.clients:
+                self._context.send(client, packet)
+
+    def tell_failure(self, job: Job) -> None:
+        self._tell(job, wire.WORK_FAIL, job.handle)
+
+    def _not_held(self, connection: Connection, handle: bytes, *, final: bool = True) -> None:
+        """A result for a job that this connection does not hold."""
+        worker = connection.worker
+        if worker is not None and handle in worker.forgiven:
+            if final:
+                del worker.forgiven[handle]
+            return
+        self._context.refuse(connection, wire.JOB_NOT_FOUND, "Job given in work result not found")
+
+    # ---- losing
+
+    def lost(self, job: Job) -> None:
+        """A running job's worker is gone: run it again, before the others, or give up.
+
+        gearmand puts it at the tail; there the job that was first waits longest.
+        """
+        context = self._context
+        self._ledger.release(job)
+        job.retries += 1
+        if not job.background and job.clients is None:
+            job.state = RECLAIM  # not running any more; nobody waits for it
+            context.end(job, entries.CANCELLED)
+            return
+        limit = context.settings.job_retries
+        if 0 <= limit < job.retries:
+            job.state = RECLAIM
+            self.tell_failure(job)
+            context.end(job, entries.OUT_OF_RETRIES)
+            return
+        context.record_hint(job, entries.REQUEUED, job.handle)
+        self._ledger.enqueue(job, first=True)
+
+    def expire(self, job: Job) -> None:
+        """A time limit is over.
+
+        RUNNING: the job has failed, as PROTOCOL says of CAN_DO_TIMEOUT. RECLAIM: nobody brought its
+        result, so it is run again.
+        """
+        context = self._context
+        if job.state == RECLAIM:
+            job.retries += 1
+            limit = context.settings.job_retries
+            if 0 <= limit < job.retries:
+                self.tell_failure(job)
+                context.end(job, entries.OUT_OF_RETRIES)
+            else:
+                context.record_hint(job, entries.REQUEUED, job.handle)
+                self._ledger.enqueue(job, first=True)
+            return
+        self.tell_failure(job)
+        context.end(job, entries.TIMED_OUT)
+
+    def leave(self, connection: Connection) -> None:
+        """The worker is gone: its jobs run again, in the order in which it got them."""
+        worker = connection.worker
+        if worker is None:
+            return
+        for job in reversed(list(worker.running.values())):
+            self.lost(job)
+        for function in list(worker.abilities):
+            self._ledger.cannot_do(worker, function)
+        connection.worker = None
+
+    def _new_worker(self, connection: Connection) -> Worker:
+        connection.worker = worker = Worker(connection)
+        return worker

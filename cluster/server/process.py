@@ -1,0 +1,205 @@
+"""run(): signals, files, limits and logging of one server process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import importlib
+import os
+import pwd
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import IO, Any, Final
+
+import structlog
+
+from cluster.server.errors import StartError
+from cluster.server.server import Server
+from cluster.server.settings import Settings
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class LogFile:
+    """Where the log goes; SIGHUP opens a file anew, so that it can be rotated."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._file: IO[str] = sys.stderr
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Raises OSError when the file cannot be opened; the old one stays then."""
+        if self._path is not None:
+            new = self._path.open("a", buffering=1, encoding="utf-8")
+            old, self._file = self._file, new
+            if old is not sys.stderr:
+                old.close()
+
+    def write(self, text: str) -> int:
+        # A log that cannot be written must not stop the node.
+        with contextlib.suppress(OSError, ValueError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._file.flush()
+
+
+def configure_log(settings: Settings) -> LogFile:
+    """Log lines for people, or one JSON object each."""
+    try:
+        file = LogFile(settings.log_file)
+    except OSError as error:
+        raise StartError(
+            f"the log file {settings.log_file} cannot be opened ({error.strerror}): correct --log-file"
+        ) from None
+    renderer: Any
+    if settings.log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=settings.log_file is None and sys.stderr.isatty())
+    processors: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if settings.log_format == "json":
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.log_level]),
+        logger_factory=structlog.WriteLoggerFactory(file=file),  # type: ignore[arg-type]
+        cache_logger_on_first_use=False,
+    )
+    return file
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop. Returns the process's exit code; what goes wrong is logged."""
+    try:
+        log_file = configure_log(settings)
+    except StartError as error:
+        print(f"gearfleet: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    log = structlog.get_logger("gearfleet")
+    try:
+        sock = bind(settings)
+        become(settings.user)
+        with _PidFile(settings.pid_file):
+            return _runner(settings.event_loop)(_serve(settings, sock, log_file))
+    except StartError as error:
+        log.error("cannot start", reason=str(error))
+    except OSError as error:
+        log.error("cannot start", reason=f"{error.strerror or error}")
+    return EXIT_FAILED
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket. Raises StartError."""
+    host, port = settings.host, settings.port
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise StartError(f"{host} is no address to listen on ({error.strerror}): correct --host") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise StartError(
+            f"cannot listen on {host}:{port} ({error.strerror}): stop what uses that port, "
+            "or give --host and --port others"
+        ) from None
+    return sock
+
+
+def become(user: str | None) -> None:
+    """Drop root's rights. Raises StartError."""
+    if user is None:
+        return
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise StartError(f"there is no user {user}: create it, or correct --user") from None
+    if os.geteuid() == entry.pw_uid:
+        return
+    if os.geteuid() != 0:
+        raise StartError(f"only root can become {user}: leave --user out, or start as root")
+    os.setgroups([group.gr_gid for group in grp.getgrall() if user in group.gr_mem])
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+
+
+class _PidFile:
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        if self._path is not None:
+            try:
+                self._path.write_text(f"{os.getpid()}\n")
+            except OSError as error:
+                raise StartError(
+                    f"the pid file {self._path} cannot be written ({error.strerror}): correct --pid-file"
+                ) from None
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
+def _runner(event_loop: str) -> Callable[[Coroutine[Any, Any, int]], int]:
+    if event_loop != "asyncio":
+        try:
+            uvloop = importlib.import_module("uvloop")
+        except ImportError:
+            if event_loop == "uvloop":
+                raise StartError(
+                    "uvloop is not installed: pip install uvloop, or --event-loop auto"
+                ) from None
+        else:
+            factory = uvloop.new_event_loop
+
+            def run_uvloop(main: Coroutine[Any, Any, int]) -> int:
+                with asyncio.Runner(loop_factory=factory) as runner:
+                    return runner.run(main)
+
+            return run_uvloop
+    return asyncio.run
+
+
+async def _serve(settings: Settings, sock: socket.socket, log_file: LogFile) -> int:
+    loop = asyncio.get_running_loop()
+    server = Server(settings)
+
+    def reopen() -> None:
+        try:
+            log_file.reopen()
+            server.log.info("log file opened anew")
+        except OSError as error:
+            server.log.error("the log file cannot be opened anew", reason=error.strerror)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGUSR1, server.drain)
+    loop.add_signal_handler(signal.SIGHUP, reopen)
+    try:
+        await server.start(sock)
+    except BaseException:
+        sock.close()
+        raise
+    await server.stopped.wait()
+    return EXIT_OK

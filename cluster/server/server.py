@@ -1,0 +1,457 @@
+"""Server: the loop's turn around the node's turn, timers, housekeeping, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import structlog
+
+from cluster import __version__
+from cluster.jobs import SCHEDULED
+from cluster.node import Connection, Node, NodeSettings, Output
+from cluster.node.context import Stop
+from cluster.replication import entries
+from cluster.server.directory import DataDirectory
+from cluster.server.errors import JournalDamaged, StartError
+from cluster.server.journal import Journal, Replay, read_journal
+from cluster.server.peer import Peer
+from cluster.server.settings import Settings
+
+HOUSEKEEPING_SECONDS: Final = 1.0
+# Files that are not connections: journal, log, listener, loop, Python's own.
+SPARE_DESCRIPTORS: Final = 64
+# A checkpoint costs as much as it keeps; below this a journal is not worth one.
+GROUP_UNKNOWN: Final = 1 << 62  # a checkpoint is under way; its last group is not cut yet
+CHECKPOINT_BYTES_MIN: Final = 4 * 1024 * 1024
+# With fewer jobs a whole garbage collection takes no time that anyone sees.
+COLLECT_JOBS_MAX: Final = 20_000
+COLLECT_EVERY_SECONDS: Final = 60.0
+# Wall clocks may be set: look again at least this often whether a scheduled job is due.
+TIMER_SECONDS_MAX: Final = 10.0
+CLOSE_SECONDS: Final = 5.0  # how long a stopping node waits for answers to leave
+
+
+class Server:
+    """One node at work."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.log = structlog.get_logger("gearfleet")
+        self.node = Node(
+            NodeSettings(
+                handle_prefix=settings.handle_prefix.encode(),
+                durable=settings.durability != "memory",
+                job_retries=settings.job_retries,
+                worker_wakeup=settings.worker_wakeup,
+                exceptions=settings.exceptions,
+                reclaim_seconds=settings.reclaim_seconds,
+                shutdown_from=settings.shutdown_from,
+                version=__version__,
+                process_id=os.getpid(),
+                log_level=settings.log_level,
+            )
+        )
+        self.slow: dict[Connection, None] = {}  # peers with much unread output
+        self.stopped = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._in_turn = False
+        self._directory: DataDirectory | None = None
+        self._journal: Journal | None = None
+        self._listener: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due: tuple[float | None, float | None] = (None, None)
+        self._connections_max = 0
+        self._turned_away = 0
+        self._draining = False
+        self._stopping = False
+        self._failure: str | None = None
+        self._may_recover = False
+        self._owed: list[bytes] = []
+        self._checkpoint: Iterator[None] | None = None
+        self._checkpoint_segment = 0
+        self._checkpoint_group = 0  # the last group of a written checkpoint; 0 = none waits
+        self._checkpoint_bytes = 0  # size of the journal after the last one
+        self._checkpoint_count = 0  # jobs in it
+        self._collected_at = time.monotonic()
+
+    # ---- starting
+
+    async def start(self, sock: Any) -> None:
+        """Restore the journal, then serve on a bound socket. Raises StartError, OSError."""
+        settings = self.settings
+        now = time.time()
+        self.node.begin_turn(now, time.monotonic())
+        incarnation = int(now)
+        if settings.durability != "memory":
+            incarnation = self._open_journal(incarnation)
+        else:
+            self.log.warning("jobs are kept in memory only; a restart forgets them", durability="memory")
+        self.node.lead_all(incarnation, __version__)
+        self._connections_max = settings.max_connections or self._descriptors_allow()
+        self._listener = await self._loop.create_server(
+            lambda: Peer(self), sock=sock, backlog=settings.backlog, ssl=_tls(settings)
+        )
+        self.turn()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self._loop.call_later(HOUSEKEEPING_SECONDS, self._housekeeping)
+        host, port = sock.getsockname()[:2]
+        self.log.info(
+            "listening",
+            host=host,
+            port=port,
+            node=settings.name,
+            durability=settings.durability,
+            version=__version__,
+        )
+
+    def _open_journal(self, incarnation: int) -> int:
+        settings = self.settings
+        self._directory = directory = DataDirectory(settings.data_dir)
+        began = time.monotonic()
+        replay = Replay()
+        restorer = self.node.restorer()
+        gc.disable()
+        try:
+            for entry in read_journal(
+                directory.journal_path, directory.identity, replay, salvage=settings.salvage
+            ):
+                try:
+                    restorer.apply(entry)
+                except entries.DamagedEntry as error:
+                    if not settings.salvage:
+                        raise JournalDamaged(
+                            f"an entry of the journal makes no sense ({error}): was it written by a newer "
+                            "release? Use that one, or start once with --salvage, which passes over it"
+                        ) from None
+                    self.log.error("an entry was passed over", reason=str(error))
+            jobs = restorer.finish()
+        finally:
+            gc.enable()
+        if replay.torn_bytes:
+            self.log.warning(
+                "cut a torn tail: the node died while it wrote; nothing in it had been acknowledged",
+                segment=replay.torn_segment,
+                bytes=replay.torn_bytes,
+            )
+        if replay.skipped_bytes:
+            self.log.error("passed over damage: jobs that were in it are lost", bytes=replay.skipped_bytes)
+        try:
+            self._journal = Journal(
+                directory.journal_path,
+                directory.identity,
+                durability="fsync" if settings.durability == "fsync" else "os",
+                segment_bytes=settings.segment_bytes,
+                call_soon=self._loop.call_soon_threadsafe,
+                on_committed=self._on_committed,
+                on_failed=self._on_failed,
+                on_rotated=self._on_rotated,
+            )
+        except OSError as error:
+            raise StartError(
+                f"no journal can be begun in {directory.journal_path} ({error.strerror}): make room on the disk"
+            ) from None
+        self._checkpoint_bytes = self._journal.total_bytes
+        self._checkpoint_count = len(jobs)
+        self.log.info(
+            "journal restored",
+            jobs=len(jobs),
+            entries=replay.entries_read,
+            bytes=replay.bytes_read,
+            seconds=round(time.monotonic() - began, 3),
+            directory=str(directory.path),
+        )
+        return max(incarnation, self.node.log.incarnation + 1)
+
+    def _descriptors_allow(self) -> int:
+        """Raise the limit on open files to what is permitted; return what is left for connections."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+                soft = hard
+            except (OSError, ValueError):
+                pass
+        return max(16, soft - SPARE_DESCRIPTORS)
+
+    # ---- connections
+
+    def has_room(self) -> bool:
+        return len(self.node.context.connections) < self._connections_max and not self._stopping
+
+    def turned_away(self) -> None:
+        """One connection too many; told once a second, not once each."""
+        self._turned_away += 1
+
+    # ---- the turn
+
+    def turn(self) -> None:
+        """Whatever happens belongs to a turn; the first event of one begins it."""
+        if not self._in_turn:
+            self._in_turn = True
+            self.node.begin_turn(time.time(), time.monotonic())
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        node = self.node
+        if self._checkpoint is not None and self._failure is None:
+            self._step_checkpoint()
+        output = node.end_turn()
+        self._in_turn = False
+        group = output.group
+        if group is not None:
+            assert self._journal is not None
+            if self._failure is not None:
+                self._owed += node.group_failed(group.number, self._failure)
+                self.turn()
+            else:
+                self._journal.append(group.number, group.records)
+        self._deliver(output)
+        due = node.next_due()
+        if due != self._timer_due:
+            self._arm(due)
+        if self._checkpoint is not None:
+            self.turn()
+        if self._draining and not self._stopping and not self._busy():
+            self.stop()
+
+    def _deliver(self, output: Output) -> None:
+        for connection, data in output.sends:
+            transport = connection.transport
+            if transport is not None:
+                transport.write(data)
+        if self.slow:
+            self._drop_slow()
+        for connection in output.closes:
+            if connection.transport is not None:
+                connection.transport.close()
+        if output.stop is not None:
+            self.stop() if output.stop is Stop.NOW else self.drain()
+
+    def _drop_slow(self) -> None:
+        for connection in list(self.slow):
+            transport = connection.transport
+            if transport is None:
+                self.slow.pop(connection, None)
+            elif transport.get_write_buffer_size() > self.settings.max_unread_bytes:
+                self.slow.pop(connection, None)
+                self.log.warning(
+                    "disconnected a peer that does not read",
+                    peer=connection.address,
+                    unread_bytes=transport.get_write_buffer_size(),
+                )
+                transport.abort()
+
+    def _arm(self, due: tuple[float | None, float | None]) -> None:
+        """Wake for what is due next."""
+        self._timer_due = due
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        delays = []
+        if due[0] is not None:
+            delays.append(due[0] - time.time())
+        if due[1] is not None:
+            delays.append(due[1] - time.monotonic())
+        if delays:
+            delay = max(0.0, min(TIMER_SECONDS_MAX, *delays))
+            self._timer = self._loop.call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._timer_due = (None, None)
+        self.turn()
+        self.node.tick()
+
+    # ---- the journal's answers
+
+    def _on_committed(self, group_number: int) -> None:
+        self.turn()
+        if self._failure is not None:
+            self._recovered()
+        if group_number:
+            self.node.committed(group_number)
+        if self._checkpoint_group and group_number >= self._checkpoint_group:
+            self._checkpoint_done()
+
+    def _on_failed(self, group_number: int, reason: str, may_recover: bool) -> None:
+        self.turn()
+        if self._failure is None:
+            remedy = (
+                "make room on the disk; the node goes on by itself"
+                if may_recover
+                else "look at the disk, then restart the node"
+            )
+            self._failure = f"{reason}; {remedy}"
+            self.log.error(
+                "background jobs are refused",
+                reason=reason,
+                remedy=remedy,
+                directory=str(self.settings.data_dir),
+            )
+        self._may_recover = may_recover
+        self.node.refuse_background(self._failure)
+        if group_number:
+            self._owed += self.node.group_failed(group_number, self._failure)
+        self._checkpoint = None
+        self._checkpoint_group = 0
+
+    def _recovered(self) -> None:
+        self.log.warning("background jobs are accepted again")
+        self._failure = None
+        self.node.refuse_background(None)
+
+    # ---- checkpoints
+
+    def _wants_checkpoint(self) -> bool:
+        journal = self._journal
+        if journal is None or self._checkpoint is not None or self._checkpoint_group or self._failure:
+            return False
+        if journal.total_bytes < max(CHECKPOINT_BYTES_MIN, self.settings.segment_bytes // 4):
+            return False
+        if journal.total_bytes >= 2 * max(self._checkpoint_bytes, self.settings.segment_bytes):
+            return True
+        # The queue has shrunk since the last one: give the space back.
+        return self.node.ledger.count() < self._checkpoint_count // 2
+
+    def _on_rotated(self, segment_number: int) -> None:
+        """The new segment is there: everything that lives goes into it, or into later ones."""
+        if self._checkpoint_group != GROUP_UNKNOWN:
+            return  # the journal failed meanwhile
+        self._checkpoint_segment = segment_number
+        self._checkpoint_count = self.node.ledger.count()
+        self._checkpoint = self.node.checkpoint()
+        self.turn()
+
+    def _step_checkpoint(self) -> None:
+        assert self._checkpoint is not None
+        if next(self._checkpoint, self) is self:
+            self._checkpoint = None
+            self._checkpoint_group = self.node.log.group.number
+            # Wait for this very group, also when nothing else is in it.
+            self.node.log.append_node(entries.START, self.node.log.incarnation, b"checkpointed")
+
+    def _checkpoint_done(self) -> None:
+        journal = self._journal
+        assert journal is not None
+        self._checkpoint_group = 0
+        journal.drop_before(self._checkpoint_segment)
+        before = journal.total_bytes
+        self._checkpoint_bytes = journal.bytes_from(self._checkpoint_segment)
+        self.log.info(
+            "journal compacted",
+            jobs=self._checkpoint_count,
+            bytes_before=before,
+            bytes=self._checkpoint_bytes,
+        )
+
+    # ---- housekeeping
+
+    def _housekeeping(self) -> None:
+        if self._stopping:
+            return
+        self._loop.call_later(HOUSEKEEPING_SECONDS, self._housekeeping)
+        self._collect_garbage()
+        if self._turned_away:
+            self.log.warning(
+                "turned connections away: too many",
+                count=self._turned_away,
+                max_connections=self._connections_max,
+                remedy="raise the limit on open files (ulimit -n) or --max-connections",
+            )
+            self._turned_away = 0
+        if self._failure is not None and self._may_recover and self._journal is not None:
+            owed, self._owed = self._owed, []
+            self._journal.recover(owed)
+        elif self._wants_checkpoint():
+            assert self._journal is not None
+            self._checkpoint_group = GROUP_UNKNOWN
+            self._journal.rotate()
+
+    def _collect_garbage(self) -> None:
+        """The collector must not walk a million queued jobs while clients wait.
+
+        Jobs make no cycles. So it is off; what survives is frozen, and with few jobs all is walked.
+        """
+        now = time.monotonic()
+        if self.node.ledger.count() > COLLECT_JOBS_MAX:
+            gc.freeze()
+        elif now - self._collected_at > COLLECT_EVERY_SECONDS:
+            self._collected_at = now
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+
+    # ---- stopping
+
+    def _busy(self) -> bool:
+        """Whether jobs are left that do not wait for their time."""
+        ledger = self.node.ledger
+        return any(function.running or any(function.queues) for function in ledger.functions.values()) or any(
+            job.state != SCHEDULED for job in ledger.all_jobs()
+        )
+
+    def drain(self) -> None:
+        """SIGUSR1, `shutdown graceful`: take no more connections, stop when no job is left."""
+        if self._draining:
+            return
+        self._draining = True
+        self.log.info("stopping when no job is left", jobs=self.node.ledger.count())
+        if self._listener is not None:
+            self._listener.close()
+        self.turn()
+
+    def stop(self) -> None:
+        """SIGTERM: finish what is being written, answer, stop."""
+        if not self._stopping:
+            self._stopping = True
+            self._loop.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        self.turn()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if self._journal is not None:
+            await self._loop.run_in_executor(None, self._journal.close)
+        await asyncio.sleep(0)
+        self._end_turn()
+        transports = [connection.transport for connection in self.node.context.connections]
+        for transport in transports:
+            if transport is not None:
+                transport.close()
+        deadline = self._loop.time() + CLOSE_SECONDS
+        while self.node.context.connections and self._loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        for connection in list(self.node.context.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        if self._directory is not None:
+            self._directory.close()
+        self.log.info("stopped", jobs=self.node.ledger.count())
+        self.stopped.set()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        if settings.tls_ca is not None:
+            context.load_verify_locations(settings.tls_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(
+            f"TLS cannot be set up ({error}): check tls_certificate, tls_key and tls_ca"
+        ) from None
+    return context
