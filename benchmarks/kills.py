@@ -23,12 +23,12 @@ DRAIN_SECONDS_MAX = 300.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--times", type=int, default=20, help="how often the node is killed (%(default)s)")
     parser.add_argument(
-        "--load-seconds", type=float, default=0.5, help="between two kills, at most (%(default)s)"
+        "--load-seconds", type=float, default=0.3, help="between two kills, at most (%(default)s)"
     )
     parser.add_argument("--in-flight", type=int, default=64, help="submits per client (%(default)s)")
     parser.add_argument("--clients", type=int, default=4, help="(%(default)s)")
     parser.add_argument(
-        "--workers", type=int, default=2, help="connections that work meanwhile (%(default)s)"
+        "--workers", type=int, default=4, help="connections that work meanwhile (%(default)s)"
     )
     parser.add_argument("--durability", default="fsync", choices=("os", "fsync"), help="(%(default)s)")
     parser.add_argument(
