@@ -1,0 +1,147 @@
+"""Everything that can go wrong, as one tree.
+
+    GearfleetError
+    ├── CallerMistake             fix the call
+    │   ├── InvalidArgument       (also a ValueError) an argument that no server would take
+    │   ├── ClientClosed          used after close(), or closed while a job was under way
+    │   ├── TooManyJobs           more jobs under way than the client may hold
+    │   └── WrongThread           result() called where waiting for it can never end
+    ├── ServerError               the servers' side; the job did not begin
+    │   ├── NoServerAvailable     nobody acknowledged in time; `attempts`: who was tried, what happened
+    │   └── ServerRefused         a server answered with an error; `code`, `text`, `server`
+    │       └── ServerBusy        … that says "try again" (QUEUE_ERROR), until the time was up
+    ├── NotAllAcknowledged        submit_many: some jobs were refused; `jobs`, `failed`
+    ├── JobError                  the job began
+    │   ├── JobFailed             the worker said that it failed (WORK_FAIL)
+    │   ├── JobException          the worker raised; `payload` is what it sent (WORK_EXCEPTION)
+    │   ├── JobTimeout            (also a TimeoutError) not finished in time; it may still finish
+    │   └── JobLost               its server went away again and again
+    └── Retry                     raised by a worker's task: give the job back to its server
+
+A task of a worker may raise JobFailed (WORK_FAIL) and Retry itself.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from client_ha.job import BaseJob
+
+
+class GearfleetError(Exception):
+    """The root of the tree."""
+
+
+class CallerMistake(GearfleetError):
+    """The call has to be changed; trying it again does not help."""
+
+
+class InvalidArgument(CallerMistake, ValueError):
+    """An argument that no Gearman server would take; the message names the limit."""
+
+
+class ClientClosed(CallerMistake):
+    """The client was closed, before or while this was under way."""
+
+
+class TooManyJobs(CallerMistake):
+    """More jobs are under way than one client may hold; take results before submitting more, or use map()."""
+
+
+class WrongThread(CallerMistake):
+    """A result was awaited inside a callback of the same client; it could never come."""
+
+
+class ServerError(GearfleetError):
+    """No server took the job, so nothing is known to run; repeat it with the same unique key."""
+
+
+class NoServerAvailable(ServerError):
+    """No server acknowledged in time. `attempts` has each server with what happened there."""
+
+    def __init__(self, what: str, seconds: float, attempts: Sequence[tuple[str, str]]) -> None:
+        self.attempts: tuple[tuple[str, str], ...] = tuple(attempts)
+        tried = "; ".join(f"{server}: {error}" for server, error in self.attempts)
+        super().__init__(
+            f"no Gearman server acknowledged {what} within {seconds:.3g} s. Tried {tried or 'nobody'}. "
+            "Check that a server runs at these addresses, then submit again with the same unique key"
+        )
+
+
+class ServerRefused(ServerError):
+    """A server answered with an ERROR packet."""
+
+    def __init__(self, code: str, text: str, server: str, what: str, remedy: str = "") -> None:
+        self.code = code
+        self.text = text
+        self.server = server
+        super().__init__(
+            f"{server} refused {what}: {code} {text!r}. "
+            + (remedy or "The same submit would be refused again: change it, or the server's limits")
+        )
+
+
+class ServerBusy(ServerRefused):
+    """Every server that could be reached said "try again" (queue or disk full) until the time was up."""
+
+    def __init__(self, code: str, text: str, server: str, what: str) -> None:
+        super().__init__(
+            code, text, server, what, "Nothing was queued: submit again later with the same unique key"
+        )
+
+
+class NotAllAcknowledged(GearfleetError):
+    """submit_many: some jobs were not acknowledged. `jobs` has all, `failed` those with an error."""
+
+    def __init__(self, jobs: Sequence["BaseJob"], failed: Sequence["BaseJob"]) -> None:
+        self.jobs = tuple(jobs)
+        self.failed = tuple(failed)
+        first = self.failed[0].error if self.failed else None
+        super().__init__(
+            f"{len(self.failed)} of {len(self.jobs)} jobs were not acknowledged; the first: {first}. "
+            "Submit those in `failed` again, with the same unique keys"
+        )
+
+
+class JobError(GearfleetError):
+    """A server took the job, and it did not end well."""
+
+
+class JobFailed(JobError):
+    """The worker reported failure (WORK_FAIL). A task raises it to report that."""
+
+    def __init__(self, message: str = "the worker reported failure; its own log says why") -> None:
+        super().__init__(message)
+
+
+class JobException(JobError):
+    """The task raised; `payload` is what the worker sent of it."""
+
+    def __init__(self, payload: bytes, what: str = "the task") -> None:
+        self.payload = payload
+        text = payload[:500].decode("utf-8", "replace")
+        super().__init__(f"{what} raised in its worker: {text}. See the worker's log; a repeat runs it again")
+
+
+class JobTimeout(JobError, TimeoutError):
+    """Not finished within the time given. The job goes on at its server; result() may be asked again.
+
+    `jobs` has a task set's jobs, when a task set ran out of time.
+    """
+
+    def __init__(self, message: str, jobs: "Sequence[BaseJob]" = ()) -> None:
+        super().__init__(message)
+        self.jobs = tuple(jobs)
+
+
+class JobLost(JobError):
+    """The job's servers went away too many times while it was under way."""
+
+
+class Retry(GearfleetError):
+    """Raised by a worker's task to give its job back to the server, which hands it to a worker again.
+
+    Gearman has no packet for it: the worker closes the connection that the job came on, as soon as no
+    other job runs on it, and connects again. The server counts it as a failed try (gearmand:
+    --job-retries).
+    """

@@ -1,0 +1,74 @@
+"""The tasks of a worker: names, handlers, time limits; and what a handler's end means on the wire."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from client_ha.errors import InvalidArgument, JobFailed, Retry
+from client_ha.flight import function_bytes
+from cluster.wire import request
+from cluster.wire.packets import CAN_DO, CAN_DO_TIMEOUT, WORK_COMPLETE, WORK_EXCEPTION, WORK_FAIL
+
+logger = logging.getLogger("client_ha")
+
+TIMEOUT_SECONDS_MIN: Final = 1.0  # gearmand takes nothing shorter
+TIMEOUT_SECONDS_MAX: Final = 2_000_000.0  # its milliseconds must fit in 31 bits
+
+Handler = TypeVar("Handler", bound=Callable[..., object])
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Generic[Handler]):
+    """One function that a worker can do."""
+
+    name: bytes
+    handler: Handler
+    timeout_seconds: float | None
+
+    def announcement(self) -> bytes:
+        """The packet that registers it with a server."""
+        if self.timeout_seconds is None:
+            return request(CAN_DO, self.name)
+        # gearmand reads milliseconds since 1.1.19.
+        return request(CAN_DO_TIMEOUT, self.name, b"%d" % round(self.timeout_seconds * 1000))
+
+
+def make_task(name: str | bytes, handler: Handler, timeout_seconds: float | None) -> Task[Handler]:
+    """Check and make a task. Raises InvalidArgument."""
+    if timeout_seconds is not None and not TIMEOUT_SECONDS_MIN <= timeout_seconds <= TIMEOUT_SECONDS_MAX:
+        raise InvalidArgument(
+            f"timeout_seconds={timeout_seconds}: must be between {TIMEOUT_SECONDS_MIN:g} and "
+            f"{TIMEOUT_SECONDS_MAX:g} seconds"
+        )
+    return Task(function_bytes(name), handler, timeout_seconds)
+
+
+def completed(handle: bytes, output: object) -> bytes:
+    """The packet for what a handler returned: bytes, str (UTF-8) or None (empty)."""
+    if output is None:
+        data = b""
+    elif isinstance(output, str):
+        data = output.encode()
+    elif isinstance(output, bytes | bytearray | memoryview):
+        data = bytes(output)
+    else:
+        text = f"TypeError: the task returned {type(output).__name__}; it must return bytes, str or None"
+        logger.error(text)
+        return request(WORK_EXCEPTION, handle, text.encode())
+    return request(WORK_COMPLETE, handle, data)
+
+
+def raised(handle: bytes, function: bytes, error: BaseException) -> bytes | None:
+    """The packet for what a handler raised; None means: give the job back."""
+    if isinstance(error, Retry):
+        logger.info("%s %s is given back to its server: %s", function.decode(), handle.decode(), error)
+        return None
+    if isinstance(error, JobFailed):
+        logger.info("%s %s failed: %s", function.decode(), handle.decode(), error)
+        return request(WORK_FAIL, handle)
+    logger.error("%s %s raised", function.decode(), handle.decode(), exc_info=error)
+    # Only this one packet: servers end the job with it, and a WORK_FAIL after it would name a job that is
+    # gone. Clients that did not ask for exceptions get WORK_FAIL from the server.
+    text = f"{type(error).__name__}: {error}"
+    return request(WORK_EXCEPTION, handle, text.encode("utf-8", "replace"))
