@@ -1,6 +1,19 @@
-"""Clients and workers for a Gearfleet fleet, or for any Gearman servers."""
+"""Clients and workers for a Gearfleet fleet, or for any Gearman servers.
+
+    client.py, async_client.py    HAClient, AsyncHAClient: the API of those who submit
+    worker.py, async_worker.py    HAWorker, AsyncHAWorker: the API of those who work
+    testing.py                    a client for users' own tests, without a server
+    errors.py                     everything that can go wrong, as one tree
+    job.py, context.py            a job as its submitter sees it; a job in a task's hands
+
+and below them, in the order a job travels: flight.py (one submission), routing.py (which server),
+engine.py (sent, acknowledged, sent again), link.py and connection.py (bytes), worker_engine.py (grabbed,
+run, delivered), tasks.py (what an end means on the wire), prefork.py (processes).
+"""
 
 from client_ha.addresses import Server, parse_servers
+from client_ha.async_client import AsyncHAClient
+from client_ha.async_worker import AsyncHAWorker
 from client_ha.client import HAClient
 from client_ha.context import JobContext
 from client_ha.errors import (
@@ -22,12 +35,15 @@ from client_ha.errors import (
     TooManyJobs,
     WrongThread,
 )
-from client_ha.job import AsyncJob, Job, JobStatus
+from client_ha.job import AsyncJob, BaseJob, Job, JobStatus
 from client_ha.timing import Timing
 from client_ha.worker import HAWorker
 
 __all__ = [
+    "AsyncHAClient",
+    "AsyncHAWorker",
     "AsyncJob",
+    "BaseJob",
     "CallerMistake",
     "ClientClosed",
     "GearfleetError",

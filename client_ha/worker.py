@@ -61,6 +61,7 @@ class BaseWorker:
         self._engine: WorkerEngine | None = None
         self._connected: tuple[Server, ...] = ()
         self._connected_changed = threading.Condition()
+        self._connected_waiting: list[asyncio.Future[None]] = []
 
     def _add(self, name: str | bytes, handler: Any, timeout_seconds: float | None) -> None:
         task = make_task(name, handler, timeout_seconds)
@@ -92,6 +93,16 @@ class BaseWorker:
         with self._connected_changed:
             self._connected = () if self._engine is None else tuple(self._engine.connected())
             self._connected_changed.notify_all()
+        waiting, self._connected_waiting = self._connected_waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _connected_event(self) -> None:
+        """Wait for the next change of `connected`; in the worker's own loop."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._connected_waiting.append(future)
+        await future
 
     async def _serve(
         self, engine: WorkerEngine, stop: asyncio.Event, hurry: asyncio.Event, signals: Iterable[int]
@@ -160,7 +171,7 @@ class HAWorker(BaseWorker):
     tls, timing     as for HAClient
 
     SIGTERM and SIGINT drain: nothing new is taken, what runs is finished. A second signal ends it at once;
-    the servers then give the jobs to other workers. As a context manager it runs in a thread in the background.
+    the servers then give the jobs to other workers. As a context manager it runs in a background thread.
     """
 
     def __init__(
@@ -183,6 +194,7 @@ class HAWorker(BaseWorker):
         self._stop_wanted = False
         self._stop_now: Callable[[], object] | None = None
         self._thread: threading.Thread | None = None
+        self._task_threads: list[threading.Thread] = []
 
     def task(
         self, name: str | bytes, *, timeout_seconds: float | None = None
@@ -233,12 +245,14 @@ class HAWorker(BaseWorker):
         self._thread.start()
 
     def stop(self, *, wait: bool = True) -> None:
-        """Drain and end. From any thread. `wait`: until it has ended, if start() began it."""
+        """Drain and end. From any thread. `wait`: until it has ended, if start() began it; not in a task."""
         with self._lock:
             self._stop_wanted = True
             if self._stop_now is not None:
                 self._stop_now()
         thread = self._thread
+        if threading.current_thread() in self._task_threads:
+            return  # it would wait for itself
         if wait and thread is not None and thread is not threading.current_thread():
             thread.join()
             self._thread = None
@@ -308,6 +322,7 @@ class HAWorker(BaseWorker):
             threading.Thread(target=work, name=f"gearfleet task {number}", daemon=True)
             for number in range(self.concurrency)
         ]
+        self._task_threads = threads
         for thread in threads:
             thread.start()
         with self._lock:

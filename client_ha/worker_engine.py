@@ -6,8 +6,8 @@ Per connection:
                    ^       \\--> NO_JOB ----> asleep (PRE_SLEEP)
                    +---- NOOP, or time to poll again ----+
 
-Invariants: running jobs + grabs awaiting their answer <= concurrency, so no job is held that no thread is free
-for. A job belongs to the server that gave it and to its handle, not to the connection: when that breaks,
+Invariants: running jobs + grabs awaiting their answer <= concurrency, so no job is held that no thread is
+free for. A job belongs to the server that gave it and to its handle, not to the connection: when that breaks,
 the job goes on, and its result is delivered by handle on the next connection to that server, before
 anything else is asked there. A server that has forgotten the job answers JOB_NOT_FOUND, which is logged.
 
@@ -147,7 +147,7 @@ class WorkerEngine:
             self._check_idle()
 
     async def close(self) -> None:
-        """Deliver what is kept if servers come back within a moment, then close. Running jobs are given up."""
+        """Deliver what is kept if servers come back within a moment, then close; what runs is given up."""
         self.drain()
         if self._kept:
             try:
