@@ -96,11 +96,10 @@ class Ledger:
         """Give the worker its next job: the highest priority over all its functions, first in first
         out within one, the function that it was served least recently first."""
         abilities = worker.abilities
-        for priority in range(PRIORITIES):
-            ready = self.ready[priority]
+        for priority, ready in enumerate(self.ready):
             while ready:
                 if len(abilities) == 1:
-                    function = next(iter(abilities))
+                    (function,) = abilities
                     if function not in ready:
                         break
                 else:
@@ -111,30 +110,21 @@ class Ledger:
                     if not candidates:
                         break
                     function = min(candidates, key=abilities.__getitem__)
-                job = self._pop(function, priority)
-                if job is not None:
                     worker.served += 1
                     abilities[function] = worker.served
+                queue = function.queues[priority]
+                job = queue.popleft()
+                if not queue:
+                    del ready[function]
+                if job.state == QUEUED:
                     job.state = RUNNING
                     job.worker = worker
                     job.deliveries += 1
                     function.running += 1
                     worker.running[job.handle] = job
                     return job
+                function.husks[priority] -= 1
         return None
-
-    def _pop(self, function: Function, priority: int) -> Job | None:
-        queue = function.queues[priority]
-        found: Job | None = None
-        while queue:
-            job = queue.popleft()
-            if job.state == QUEUED:
-                found = job
-                break
-            function.husks[priority] -= 1
-        if not queue:
-            del self.ready[priority][function]
-        return found
 
     def release(self, job: Job) -> None:
         """Take a running job from its worker."""
@@ -149,12 +139,18 @@ class Ledger:
         """The job is over, from whatever state."""
         state = job.state
         function = job.function
+        handle = job.handle
         if state == RUNNING:
-            self.release(job)
+            worker = job.worker
+            assert worker is not None
+            del worker.running[handle]
+            job.worker = None
+            function.running -= 1
         table = self.tables[job.slot]
-        del table.jobs[job.handle]
-        if len(job.key) > len(function.bare_key):
-            del table.uniques[job.key]
+        del table.jobs[handle]
+        key = job.key
+        if len(key) > len(function.bare_key):
+            del table.uniques[key]
         job.state = FINISHED
         function.total -= 1
         if state == QUEUED:

@@ -19,21 +19,21 @@ class Timers(Generic[Item]):
 
     def __init__(self, alive: Callable[[Item, float], bool]) -> None:
         self._alive = alive
-        self._heap: list[tuple[float, int, Item]] = []
+        self.heap: list[tuple[float, int, Item]] = []
         self._sequence = 0
         self._sweep_at = DEAD_BEFORE_SWEEP
 
     def add(self, due: float, item: Item) -> None:
         self._sequence += 1
-        heappush(self._heap, (due, self._sequence, item))
-        if len(self._heap) >= self._sweep_at:
-            self._heap = [entry for entry in self._heap if self._alive(entry[2], entry[0])]
-            heapify(self._heap)
-            self._sweep_at = max(DEAD_BEFORE_SWEEP, 2 * len(self._heap))
+        heappush(self.heap, (due, self._sequence, item))
+        if len(self.heap) >= self._sweep_at:
+            self.heap = [entry for entry in self.heap if self._alive(entry[2], entry[0])]
+            heapify(self.heap)
+            self._sweep_at = max(DEAD_BEFORE_SWEEP, 2 * len(self.heap))
 
     def next_due(self) -> float | None:
         """When the next living item is due."""
-        heap = self._heap
+        heap = self.heap
         while heap and not self._alive(heap[0][2], heap[0][0]):
             heappop(heap)
         return heap[0][0] if heap else None
@@ -41,7 +41,7 @@ class Timers(Generic[Item]):
     def take_due(self, now: float, count_max: int) -> list[Item]:
         """Remove and return at most `count_max` living items that are due, earliest first."""
         due: list[Item] = []
-        heap = self._heap
+        heap = self.heap
         while heap and len(due) < count_max and heap[0][0] <= now:
             when, _, item = heappop(heap)
             if self._alive(item, when):

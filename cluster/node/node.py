@@ -7,9 +7,8 @@ disk before which answers may leave; answers that wait are kept here until `comm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from cluster.jobs import PENDING
 from cluster.node.admin import AdminVerbs
@@ -25,17 +24,17 @@ from cluster.wire import packets as wire
 Handler = Callable[[Connection, bytes], None]
 # How many timers fire in one turn: a crowd of jobs due in one second must not stop the others.
 TIMERS_PER_TURN: Final = 1000
+NOTHING_DUE: Final = (None, None)
 _CREATED_TYPE: Final = b"\0RES\0\0\0\x08"
 
 
-@dataclass(slots=True)
-class Output:
+class Output(NamedTuple):
     """What a turn produced. First `group` to the disk (if any), then `sends`, then `closes`."""
 
-    group: Group | None = None
-    sends: list[tuple[Connection, bytes]] = field(default_factory=list)
-    closes: list[Connection] = field(default_factory=list)
-    stop: Stop | None = None
+    group: Group | None
+    sends: list[tuple[Connection, bytes]]
+    closes: Sequence[Connection]
+    stop: Stop | None
 
 
 class Node:
@@ -152,45 +151,42 @@ class Node:
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `tick` is wanted: Unix time, monotonic time (seconds)."""
-        return self.context.scheduled.next_due(), self.context.limits.next_due()
+        context = self.context
+        if not context.scheduled.heap and not context.limits.heap:
+            return NOTHING_DUE
+        return context.scheduled.next_due(), context.limits.next_due()
 
     def end_turn(self) -> Output:
         """Close the turn: the group to be written, the answers that may leave."""
         context = self.context
-        group = self.log.cut()
-        output = Output(stop=context.stop)
-        context.stop = None
+        group: Group | None = None
         if context.durable:
+            group = self.log.cut()
             if group is not None:
                 self._groups.append(group)
-                output.group = group
-        else:
+        elif self.log.group.jobs:
             self._admit(self.log.group)
             self.log.group.jobs.clear()
-        self._wake()
-        self._collect(group.number if group is not None else 0)
-        output.sends, self._sends = self._sends, []
-        if context.closes:
-            output.closes, context.closes = context.closes, []
-        return output
-
-    def _wake(self) -> None:
         if self.ledger.stirred:
-            for worker in self.ledger.wake(self.context.settings.worker_wakeup):
+            for worker in self.ledger.wake(context.settings.worker_wakeup):
                 self.workers.wake(worker)
-
-    def _collect(self, group_number: int) -> None:
-        """Sort this turn's answers into those that may leave and those that wait."""
-        sends = self._sends
-        for connection in self.context.dirty:
+        # This turn's answers: some may leave, some wait for a group.
+        sends, self._sends = self._sends, []
+        group_number = group.number if group is not None else -1
+        for connection in context.dirty:
             out = connection.out
-            if connection.held or (group_number and connection.gate == group_number):
+            if connection.gate == group_number or connection.held:
                 connection.held.append((connection.gate, out))
                 connection.out = []
             else:
                 sends.append((connection, b"".join(out)))
                 out.clear()
-        self.context.dirty.clear()
+        context.dirty.clear()
+        closes: Sequence[Connection] = ()
+        if context.closes:
+            closes, context.closes = context.closes, []
+        stop, context.stop = context.stop, None
+        return Output(group, sends, closes, stop)
 
     # ---- commits
 

@@ -102,8 +102,7 @@ class WorkerVerbs:
         worker = connection.worker
         if worker is None:
             worker = self._new_worker(connection)
-        worker.noop_sent = False
-        worker.asleep = False
+        worker.noop_sent = worker.asleep = False
         context = self._context
         if not connection.out:
             context.dirty.append(connection)
@@ -123,7 +122,7 @@ class WorkerVerbs:
         """GRAB_JOB: function and payload."""
         job = self._grab(connection)
         if job is not None:
-            assignment = b"%b\0%b\0%b" % (job.handle, job.function.name, job.payload)
+            assignment = b"\0".join((job.handle, job.function.name, job.payload))
             connection.out.append(
                 _pack_header(wire.MAGIC_RESPONSE, wire.JOB_ASSIGN, len(assignment)) + assignment
             )
@@ -175,10 +174,13 @@ class WorkerVerbs:
         """WORK_COMPLETE: the hot path."""
         split = body.find(b"\0")
         handle = body if split < 0 else body[:split]
-        job = self._held(connection, handle)
+        worker = connection.worker
+        job = worker.running.get(handle) if worker is not None else None
         if job is None:
-            self._not_held(connection, handle)
-            return
+            job = self._held(connection, handle)
+            if job is None:
+                self._not_held(connection, handle)
+                return
         context = self._context
         clients = job.clients
         if clients is not None:
@@ -187,7 +189,11 @@ class WorkerVerbs:
                 if not client.out:
                     context.dirty.append(client)
                 client.out.append(packet)
-        context.end(job, entries.COMPLETED)
+                client.attached.pop(job, None)
+            job.clients = None
+        if job.background and context.durable:
+            context.log.append_done(job.slot, entries.COMPLETED, handle)
+        self._ledger.finish(job)
 
     def fail(self, connection: Connection, body: bytes) -> None:
         """WORK_FAIL."""

@@ -76,7 +76,8 @@ class DataDirectory:
         except OSError as error:
             self.close()
             raise DirectoryError(
-                f"the data directory {path} cannot be written ({error.strerror}): make room or give --data-dir another"
+                f"the data directory {path} cannot be written ({error.strerror}): "
+                "make room, or give --data-dir another"
             ) from None
         except DirectoryError:
             self.close()
@@ -98,7 +99,8 @@ class DataDirectory:
             content = json.loads(path.read_bytes())
             if content["format"] != FORMAT:
                 raise DirectoryError(
-                    f"{path} has format {content['format']}, this release knows {FORMAT}: use the release that wrote it"
+                    f"{path} has format {content['format']}, this release knows {FORMAT}: "
+                    "use the release that wrote it"
                 )
             return UUID(content["identity"])
         except (ValueError, KeyError, TypeError):

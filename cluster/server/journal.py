@@ -142,7 +142,7 @@ def read_journal(
 
 def _damaged(path: Path, offset: int, what: str) -> JournalDamaged:
     return JournalDamaged(
-        f"the journal is damaged: {path} at byte {offset}: {what}, and what follows it had been acknowledged. "
+        f"the journal is damaged: {path} at byte {offset}: {what}, and this had been acknowledged. "
         "Restore the data directory from a copy; or start once with --salvage, which passes over what "
         "cannot be read and says how much that was"
     )

@@ -75,6 +75,8 @@ class Peer(asyncio.Protocol):
             server.turn()
             server.node.disconnected(connection)
             connection.transport = None
+            server.slow.pop(connection, None)
+            server.left()
 
     def pause_writing(self) -> None:
         """The peer does not read: do not let it ask for more."""

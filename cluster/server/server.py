@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
@@ -60,6 +61,7 @@ class Server:
         )
         self.slow: dict[Connection, None] = {}  # peers with much unread output
         self.stopped = asyncio.Event()
+        self.deserted = asyncio.Event()  # stopping, and the last connection is gone
         self._loop = asyncio.get_running_loop()
         self._in_turn = False
         self._directory: DataDirectory | None = None
@@ -74,6 +76,7 @@ class Server:
         self._failure: str | None = None
         self._may_recover = False
         self._owed: list[bytes] = []
+        self._stop_task: asyncio.Task[None] | None = None
         self._checkpoint: Iterator[None] | None = None
         self._checkpoint_segment = 0
         self._checkpoint_group = 0  # the last group of a written checkpoint; 0 = none waits
@@ -157,7 +160,8 @@ class Server:
             )
         except OSError as error:
             raise StartError(
-                f"no journal can be begun in {directory.journal_path} ({error.strerror}): make room on the disk"
+                f"no journal can be begun in {directory.journal_path} ({error.strerror}): "
+                "make room on the disk"
             ) from None
         self._checkpoint_bytes = self._journal.total_bytes
         self._checkpoint_count = len(jobs)
@@ -186,6 +190,11 @@ class Server:
 
     def has_room(self) -> bool:
         return len(self.node.context.connections) < self._connections_max and not self._stopping
+
+    def left(self) -> None:
+        """A connection is gone."""
+        if self._stopping and not self.node.context.connections:
+            self.deserted.set()
 
     def turned_away(self) -> None:
         """One connection too many; told once a second, not once each."""
@@ -413,25 +422,28 @@ class Server:
         """SIGTERM: finish what is being written, answer, stop."""
         if not self._stopping:
             self._stopping = True
-            self._loop.create_task(self._stop())
+            self._stop_task = self._loop.create_task(self._stop())
 
     async def _stop(self) -> None:
         if self._listener is not None:
             self._listener.close()
-        self.turn()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        # What has arrived is still answered; what arrives from now on is not read any more.
+        connections = list(self.node.context.connections)
+        for connection in connections:
+            if connection.transport is not None and not connection.transport.is_closing():
+                with contextlib.suppress(RuntimeError):
+                    connection.transport.pause_reading()
+        self._end_turn()
         if self._journal is not None:
             await self._loop.run_in_executor(None, self._journal.close)
         await asyncio.sleep(0)
         self._end_turn()
-        transports = [connection.transport for connection in self.node.context.connections]
-        for transport in transports:
-            if transport is not None:
-                transport.close()
-        deadline = self._loop.time() + CLOSE_SECONDS
-        while self.node.context.connections and self._loop.time() < deadline:
-            await asyncio.sleep(0.01)
+        for connection in connections:
+            if connection.transport is not None:
+                connection.transport.close()
+        if self.node.context.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.deserted.wait(), CLOSE_SECONDS)
         for connection in list(self.node.context.connections):
             if connection.transport is not None:
                 connection.transport.abort()
