@@ -19,9 +19,10 @@ help: ## this list
 setup: $(ready) ## a virtual environment in VENV (.venv) with the locked versions; PYTHON=python3.12 to choose
 
 $(ready): requirements/dev.lock pyproject.toml requirements/make-venv
+	@echo "setting up $(VENV) with the versions of requirements/dev.lock ..."
 	@test -x $(bin)/python || requirements/make-venv "$(PYTHON)" "$(VENV)"
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@PYTHONWARNINGS=ignore $(bin)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 test: $(ready) ## all tests; what needs a missing Debian package is skipped and named. PYTEST_ARGS="-k journal"
@@ -39,10 +40,10 @@ format: $(ready) ## ruff's fixes and layout
 	$(bin)/ruff format .
 
 bench: $(ready) ## side by side with gearmand, where that is installed; under 5 minutes. BENCH_ARGS="throughput --jobs 200000"
-	$(bin)/python -m benchmarks $(BENCH_ARGS)
+	@$(bin)/python -m benchmarks $(BENCH_ARGS)
 
 demo: $(ready) ## thumbnails by several workers, with a kill -9 in the middle; PHOTOS=dir for your own pictures
-	$(bin)/python -m examples.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+	@$(bin)/python -m examples.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 # In an environment of its own, so that the tool is no part of what it locks.
 lock: ## write requirements/dev.lock anew from pyproject.toml; UPGRADE=--upgrade for newer versions

@@ -1,6 +1,7 @@
 """python -m examples.demo [--photos DIR]: what happens, in order."""
 
 import argparse
+import logging
 import os
 import shutil
 import signal
@@ -12,13 +13,14 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from examples.demo import pictures, processes, tally
 from examples.demo.callers import Callers
 
 WORKERS = max(3, min(8, os.cpu_count() or 1))
-KILL_AT_SHARE = 0.4  # of all jobs done
+KILL_AT_SHARE = 0.35  # of all jobs done; both kinds are under way then
 DOWN_SECONDS = 1.0  # long enough to be seen
 GIVE_UP_SECONDS = 600.0  # without any progress
 
@@ -28,10 +30,16 @@ console = Console()
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--photos", type=Path, help="a folder of photographs; without it pictures are drawn")
-    parser.add_argument("--drawn", type=int, default=60, help="pictures to draw (%(default)s)")
+    parser.add_argument("--drawn", type=int, default=72, help="pictures to draw (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="(%(default)s)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
+    # What the client notices of the kill, above the progress bars.
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(name)s: %(message)s",
+        handlers=[RichHandler(console=console, show_time=False, show_path=False, show_level=False)],
+    )
     try:
         return demonstrate(options)
     except processes.DemoFailed as failure:

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 
 from client_ha import GearfleetError, HAClient
 
-PIXELS = (1024, 640, 320, 160)  # the longer side of the thumbnails of each photograph
+PIXELS = (800, 400, 200)  # the longer side of the thumbnails of each photograph
 FOREGROUND_CALLERS = 4
 RESULT_SECONDS_MAX = 120.0
 
