@@ -1,0 +1,214 @@
+"""A server's text commands as functions.
+
+    with Admin(Server("127.0.0.1", 4730)) as admin:
+        for function in admin.status(): ...
+
+Works against gearmand; `maxqueues` needs a Gearfleet node, gearmand cannot say its limits.
+"""
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+from client_ha.addresses import Server
+from cluster.cli.peer import Peer, Unreachable
+
+ANSWER_SECONDS: Final = 10.0
+
+
+class Refused(Exception):
+    """The server answered ERR; `text` is what it said."""
+
+    def __init__(self, server: Server, command: str, text: str) -> None:
+        super().__init__(f"{server} refused {command!r}: {text.replace('+', ' ')}")
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionStatus:
+    """One line of `status`: jobs in all, those that run, and the workers that can do it."""
+
+    function: str
+    total: int
+    running: int
+    workers: int
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self.total - self.running)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionPriorities:
+    """One line of `prioritystatus`: waiting jobs by priority."""
+
+    function: str
+    high: int
+    normal: int
+    low: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """One line of `workers`: a connection; one without functions is a client."""
+
+    descriptor: str
+    address: str
+    client_id: str
+    functions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """One line of `show jobs`. `cancelled` jobs are only waiting to be forgotten."""
+
+    handle: str
+    retries: int
+    cancelled: bool
+    queued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """One line of `show maxqueue`; 0 is no limit."""
+
+    function: str
+    high: int
+    normal: int
+    low: int
+
+
+class Admin:
+    """The text commands on one connection. Raises Unreachable and Refused."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        timeout_seconds: float = ANSWER_SECONDS,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.server = server
+        self._peer = Peer(server, timeout_seconds=timeout_seconds, tls=tls)
+        self._lines = self._peer.lines()
+
+    def __enter__(self) -> "Admin":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._peer.close()
+
+    def line(self, command: str) -> str:
+        """Send a command that is answered by one line; return what follows OK."""
+        # With \r\n: gearmand's `create function` cuts a letter off the name without the \r.
+        self._peer.send(command.encode() + b"\r\n")
+        answer = next(self._lines)
+        if not answer.startswith("OK"):
+            raise Refused(self.server, command, answer.removeprefix("ERR "))
+        return answer[3:]
+
+    def table(self, command: str) -> Iterator[str]:
+        """Send a command that is answered by lines and a dot; yield the lines."""
+        self._peer.send(command.encode() + b"\r\n")
+        first = True
+        for line in self._lines:
+            if first and line.startswith("ERR "):
+                raise Refused(self.server, command, line[4:])
+            first = False
+            if line == ".":
+                return
+            yield line
+
+    def status(self) -> list[FunctionStatus]:
+        """Every function's counts."""
+        return [
+            FunctionStatus(function, *self._numbers(numbers, 3))
+            for function, numbers in self._columns("status")
+        ]
+
+    def priority_status(self) -> list[FunctionPriorities]:
+        """Every function's waiting jobs by priority."""
+        return [
+            FunctionPriorities(function, *self._numbers(numbers, 4))
+            for function, numbers in self._columns("prioritystatus")
+        ]
+
+    def workers(self) -> list[Connected]:
+        """Every connection."""
+        connected = []
+        for line in self.table("workers"):
+            # "FD ADDRESS CLIENT-ID : FUNCTION FUNCTION": the id may hold spaces.
+            left, _, functions = line.partition(" :")
+            descriptor, address, client_id = [*left.split(" ", 2), "", "", ""][:3]
+            connected.append(Connected(descriptor, address, client_id, tuple(functions.split())))
+        return connected
+
+    def jobs(self) -> list[QueuedJob]:
+        """Every job on the server."""
+        jobs = []
+        for handle, rest in self._columns("show jobs"):
+            retries, cancelled, queued = self._numbers(rest, 3)
+            jobs.append(QueuedJob(handle, retries, bool(cancelled), bool(queued)))
+        return jobs
+
+    def uniques(self) -> list[str]:
+        """Every job's unique key."""
+        return list(self.table("show unique jobs"))
+
+    def cancel(self, handle: str) -> bool:
+        """Cancel a waiting job; return whether the server knew it."""
+        try:
+            self.line(f"cancel job {handle}")
+        except Refused as refusal:
+            if refusal.text.startswith("UNKNOWN_JOB"):
+                return False
+            raise
+        return True
+
+    def maxqueues(self) -> list[QueueLimits]:
+        """The limits that are set."""
+        return [
+            QueueLimits(function, *self._numbers(numbers, 3))
+            for function, numbers in self._columns("show maxqueue")
+        ]
+
+    def set_maxqueue(self, function: str, limits: tuple[int, ...]) -> None:
+        """Set one limit for all priorities, or three: high, normal, low. 0 is no limit."""
+        self.line(" ".join(["maxqueue", function, *map(str, limits)]))
+
+    def _columns(self, command: str) -> Iterator[tuple[str, str]]:
+        for line in self.table(command):
+            name, _, numbers = line.partition("\t")
+            yield name, numbers
+
+    def _numbers(self, text: str, count: int) -> tuple[int, ...]:
+        columns = text.split("\t")
+        try:
+            numbers = tuple(int(column) for column in columns)
+        except ValueError:
+            numbers = ()
+        if len(numbers) != count:
+            raise Unreachable(
+                self.server,
+                f"it answered {text!r} where {count} numbers belong",
+                "check that this is a Gearman server",
+            )
+        return numbers
+
+
+__all__ = [
+    "ANSWER_SECONDS",
+    "Admin",
+    "Connected",
+    "FunctionPriorities",
+    "FunctionStatus",
+    "QueueLimits",
+    "QueuedJob",
+    "Refused",
+    "Unreachable",
+]

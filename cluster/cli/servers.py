@@ -1,0 +1,163 @@
+"""Which servers a command talks to, and asking all of them."""
+
+import functools
+import os
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from client_ha.addresses import SERVERS_ENVIRONMENT, Server, parse_servers
+from client_ha.errors import InvalidArgument
+from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER
+from cluster.cli.admin import Admin, Refused
+from cluster.cli.peer import Unreachable, tls_context
+
+SERVERS_DEFAULT: Final = "127.0.0.1:4730"
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The servers that the user named, and how to reach them."""
+
+    addresses: tuple[Server, ...]
+    timeout_seconds: float
+    tls: ssl.SSLContext | None
+
+
+def addresses(text: str | None) -> tuple[Server, ...]:
+    """Servers from an option, else from GEARMAN_SERVERS, else this machine's."""
+    text = text or os.environ.get(SERVERS_ENVIRONMENT, "").strip() or SERVERS_DEFAULT
+    try:
+        return parse_servers(text)
+    except InvalidArgument as error:
+        raise click.UsageError(str(error)) from None
+
+
+def client_tls(
+    wanted: bool, ca: Path | None, certificate: Path | None, key: Path | None
+) -> ssl.SSLContext | None:
+    """The TLS options as a context; naming a file wants TLS, too."""
+    if not (wanted or ca or certificate or key):
+        return None
+    try:
+        return tls_context(ca, certificate, key)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def server_options(timeout_seconds: float = 10.0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --servers, --timeout and the TLS options; the command gets them as `servers`."""
+    path = click.Path(path_type=Path)
+    options = [
+        click.option(
+            "--servers",
+            "-s",
+            metavar="HOST:PORT,…",
+            help=f"Servers to use.  [{SERVERS_ENVIRONMENT}; default: {SERVERS_DEFAULT}]",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0.01),
+            default=timeout_seconds,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long to wait for a server's answer.",
+        ),
+        click.option("--tls", is_flag=True, help="Speak TLS and verify the server's certificate."),
+        click.option(
+            "--tls-ca", type=path, metavar="FILE", help="Authorities to trust.  [GEARMAN_CA_CERTIFICATE]"
+        ),
+        click.option(
+            "--tls-certificate",
+            type=path,
+            metavar="FILE",
+            help="This client's certificate.  [GEARMAN_CLIENT_PEM]",
+        ),
+        click.option("--tls-key", type=path, metavar="FILE", help="Its key.  [GEARMAN_CLIENT_KEY]"),
+    ]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(
+            *arguments: Any,
+            servers: str | None,
+            timeout: float,
+            tls: bool,
+            tls_ca: Path | None,
+            tls_certificate: Path | None,
+            tls_key: Path | None,
+            **rest: Any,
+        ) -> Any:
+            context = client_tls(tls, tls_ca, tls_certificate, tls_key)
+            return command(*arguments, servers=Servers(addresses(servers), timeout, context), **rest)
+
+        result: Callable[..., Any] = wrapped
+        for option in reversed(options):
+            result = option(result)
+        return result
+
+    return decorate
+
+
+class NoServer(click.ClickException):
+    """None of the servers answered."""
+
+    exit_code = EXIT_NO_SERVER
+
+
+class Failed(click.ClickException):
+    """The servers answered, and it did not work."""
+
+    exit_code = EXIT_FAILED
+
+
+def complain(text: str) -> None:
+    """One line on standard error."""
+    click.echo(f"gearfleet: {text}", err=True)
+
+
+def ask_all(servers: Servers, question: Callable[[Admin], Answer]) -> list[tuple[Server, Answer]]:
+    """Ask every server; those that are down are named on standard error.
+
+    Raises NoServer when none answered, Failed when one refused.
+    """
+    answers: list[tuple[Server, Answer]] = []
+    faults: list[str] = []
+    for server in servers.addresses:
+        try:
+            with Admin(server, timeout_seconds=servers.timeout_seconds, tls=servers.tls) as admin:
+                answers.append((server, question(admin)))
+        except Unreachable as fault:
+            faults.append(str(fault))
+        except Refused as refusal:
+            raise Failed(str(refusal)) from None
+    if not answers:
+        raise NoServer("no server answered. " + ". ".join(faults))
+    for fault in faults:
+        complain(fault)
+    return answers
+
+
+def names_of(answers: Sequence[tuple[Server, Any]]) -> bool:
+    """Whether an answer has to say which server it came from."""
+    return len(answers) > 1
+
+
+__all__ = [
+    "SERVERS_DEFAULT",
+    "Failed",
+    "NoServer",
+    "Servers",
+    "addresses",
+    "ask_all",
+    "client_tls",
+    "complain",
+    "names_of",
+    "server_options",
+]

@@ -1,0 +1,55 @@
+"""Tables for people, JSON for scripts."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from client_ha.addresses import Server
+
+# Written to a file or pipe there is no terminal to fit: rows must not be cut to 80 columns.
+PIPE_COLUMNS = 1000
+
+
+def console() -> Console:
+    """Standard output."""
+    return Console(
+        file=sys.stdout,
+        width=None if sys.stdout.isatty() else PIPE_COLUMNS,
+        highlight=False,
+        soft_wrap=False,
+    )
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A plain table; columns of numbers are set to the right."""
+    cells = [tuple(row) for row in rows]
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        numbers = bool(cells) and all(isinstance(row[index], int) for row in cells)
+        result.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in cells:
+        # Text, not str: a function's name must not be read as rich's markup.
+        result.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
+    return result
+
+
+def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, nothing: str) -> None:
+    """Print a table, or a sentence when it has no rows."""
+    if rows:
+        console().print(table(columns, rows))
+    else:
+        click.echo(nothing)
+
+
+def show_json(records: Iterable[tuple[Server, Any]]) -> None:
+    """Print dataclasses as a JSON list of objects, each with its server."""
+    rows = [{"server": str(server), **dataclasses.asdict(record)} for server, record in records]
+    click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
