@@ -13,5 +13,6 @@
     report.py       medians, ratios to gearmand in the same run, the commit
 
 Every server is measured by the same generator in the same run, in turns. The generator shares the machine
-with the server: where it was the slower of the two, the table says so, and the true ratio may be further from 1.
+with the server: where it was the slower of the two, the table says so, and the true ratio may be further
+from 1.
 """

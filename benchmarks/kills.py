@@ -30,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=4, help="connections that work meanwhile (%(default)s)"
     )
-    parser.add_argument("--durability", default="fsync", choices=("os", "fsync"), help="(%(default)s)")
+    parser.add_argument(
+        "--durability",
+        default="fsync",
+        choices=("memory", "os", "fsync"),
+        help="memory must lose jobs: it shows that this test can fail (%(default)s)",
+    )
     parser.add_argument(
         "--seed", type=int, default=None, help="of the moments of the kills; a new one each time"
     )
