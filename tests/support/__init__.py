@@ -3,6 +3,7 @@
     peer.py      Peer: one blocking Gearman connection, and Packet
     node.py      Node: a real `gearfleet server` process; Gearmand: the reference server
     machine.py   what this machine offers: commands, root, file descriptors; and why a test is skipped
+    faulty.py    nodes whose clock is wrong or whose disk fails
     program.py   Program: a client or worker of others
     waiting.py   bounded waits
 

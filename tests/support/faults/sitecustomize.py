@@ -1,0 +1,41 @@
+"""Faults that no test machine has at hand: another time of day, a disk that fails.
+
+A node started with this folder on PYTHONPATH runs it before anything else (Python's `site`). See
+tests/support/faulty.py for how to ask for it.
+"""
+
+import errno
+import os
+import time
+
+_shift_seconds = float(os.environ.get("TEST_CLOCK_SHIFT_SECONDS", "0"))
+if _shift_seconds:
+    _real_time = time.time
+    time.time = lambda: _real_time() + _shift_seconds
+
+# While this file exists, the calls that it names fail.
+_failing_calls_path = os.environ.get("TEST_FAILING_CALLS", "")
+if _failing_calls_path:
+    _real_pwrite, _real_fdatasync = os.pwrite, os.fdatasync
+
+    def _failing(call: str) -> bool:
+        try:
+            with open(_failing_calls_path) as file:
+                return call in file.read().split()
+        except FileNotFoundError:
+            return False
+
+    def _pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        if _failing("pwrite"):
+            # As on a disk that fills up: a part is written before the error comes.
+            if len(data) > 1:
+                _real_pwrite(descriptor, memoryview(data)[: len(data) // 2], offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return _real_pwrite(descriptor, data, offset)
+
+    def _fdatasync(descriptor: int) -> None:
+        if _failing("fdatasync"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        _real_fdatasync(descriptor)
+
+    os.pwrite, os.fdatasync = _pwrite, _fdatasync

@@ -1,0 +1,32 @@
+"""Environments for nodes that are to meet faults; the faults themselves are in faults/sitecustomize.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_FAULTS = str(Path(__file__).with_name("faults"))
+
+
+def clock_shifted(seconds: float) -> dict[str, str]:
+    """The node's time of day is so many seconds ahead of ours."""
+    return {"PYTHONPATH": _FAULTS, "TEST_CLOCK_SHIFT_SECONDS": str(seconds)}
+
+
+class FailingCalls:
+    """Calls of the node's that can be made to fail, and to work again, while it runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": _FAULTS, "TEST_FAILING_CALLS": str(self._path)}
+
+    def fail(self, *calls: str) -> None:
+        """`pwrite` fails as on a full disk, `fdatasync` as on a broken one."""
+        new = self._path.with_suffix(".new")
+        new.write_text(" ".join(calls))
+        new.replace(self._path)
+
+    def heal(self) -> None:
+        self._path.unlink()
