@@ -3,7 +3,7 @@
 import functools
 import os
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -139,14 +139,9 @@ def ask_all(servers: Servers, question: Callable[[Admin], Answer]) -> list[tuple
             raise Failed(str(refusal)) from None
     if not answers:
         raise NoServer("no server answered. " + ". ".join(faults))
-    for fault in faults:
-        complain(fault)
+    for line in faults:
+        complain(line)
     return answers
-
-
-def names_of(answers: Sequence[tuple[Server, Any]]) -> bool:
-    """Whether an answer has to say which server it came from."""
-    return len(answers) > 1
 
 
 __all__ = [
@@ -158,6 +153,5 @@ __all__ = [
     "ask_all",
     "client_tls",
     "complain",
-    "names_of",
     "server_options",
 ]
