@@ -23,7 +23,8 @@ class FailingCalls:
         return {"PYTHONPATH": _FAULTS, "TEST_FAILING_CALLS": str(self._path)}
 
     def fail(self, *calls: str) -> None:
-        """`pwrite` fails as on a full disk, `fdatasync` as on a broken one."""
+        """`pwrite` fails as on a full disk, `fdatasync` as on a broken one; with `fdatasync-hangs` it takes
+        until `heal`."""
         new = self._path.with_suffix(".new")
         new.write_text(" ".join(calls))
         new.replace(self._path)

@@ -36,6 +36,8 @@ if _failing_calls_path:
     def _fdatasync(descriptor: int) -> None:
         if _failing("fdatasync"):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
+        while _failing("fdatasync-hangs"):
+            time.sleep(0.01)
         _real_fdatasync(descriptor)
 
     os.pwrite, os.fdatasync = _pwrite, _fdatasync
