@@ -1,4 +1,7 @@
-"""Submit jobs in the three usual ways: python examples/client.py [SERVERS]   (with examples/worker.py running)"""
+"""Submit jobs in the three usual ways: python examples/client.py [SERVERS]
+
+Needs examples/worker.py, running.
+"""
 
 import sys
 
@@ -15,7 +18,7 @@ with HAClient(servers) as client:
     )
     print("words:", job.result(timeout=30).decode())
 
-    # A job for later: when this returns, the node has it on disk. A second one of the same key joins the first.
+    # A job for later: when this returns, the node has it on disk. A second one of its key joins the first.
     job = client.submit("count_words", "for later", unique="letter-42", background=True)
     print("queued as", job.handle)
 
