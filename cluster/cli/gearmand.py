@@ -1,0 +1,169 @@
+"""gearfleet gearmand: a node with gearmand's own options; an init script needs one word changed."""
+
+import contextlib
+import os
+import pwd
+import resource
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from client_ha.addresses import Server
+from cluster.cli import EXIT_FAILED
+from cluster.cli.admin import Admin, Refused, Unreachable
+from cluster.cli.daemon import daemonize
+from cluster.cli.gearmand_options import Gearmand, help_text, read
+from cluster.cli.raw import OptionFault, RawCommand
+from cluster.server.settings import Settings, SettingsError, fields, load_settings
+
+STATE_DIR: Final = Path("/var/lib/gearfleet")
+# gearmand's own defaults for a daemon.
+DAEMON_LOG_FILE: Final = Path("/var/log/gearmand.log")
+DAEMON_PID_FILE: Final = Path("/var/gearmand.pid")
+PORT_DEFAULT: Final = 4730
+_READY_SECONDS: Final = 1.0
+
+INTRO: Final = f"""Run a node with gearmand's own options. Background jobs are kept in a journal,
+in --data-dir: by default {STATE_DIR} (with the port added when it is not {PORT_DEFAULT}) where that can be written, else
+gearfleet-data. In the foreground the log goes to standard error, with --daemon to {DAEMON_LOG_FILE}, unless
+--log-file says otherwise. What gearmand cannot do is set in the environment or in GEARFLEET_CONFIG, as for
+gearfleet server."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Read the options, become a daemon when asked, serve; return the exit code."""
+    from cluster.cli.root import package_version
+
+    try:
+        options = read(arguments, os.environ)
+        if "help" in options:
+            print(help_text(INTRO))
+            return 0
+        if "version" in options:
+            print(f"gearfleet gearmand {package_version()}")
+            return 0
+        settings = _settings(options)
+    except (OptionFault, SettingsError) as fault:
+        for line in str(fault).splitlines():
+            print(f"gearfleet gearmand: {line}", file=sys.stderr)
+        return EXIT_FAILED
+    if "check-args" in options:
+        return 0
+    if "daemon" not in options:
+        return _serve(settings, options)
+    settings = _absolute(settings)
+    return daemonize(
+        lambda: _serve(settings, options),
+        lambda process_id: _answers(settings, process_id),
+        _log_of(settings),
+    )
+
+
+def _settings(options: Gearmand) -> Settings:
+    """Settings from gearmand's options, with gearmand's ways where they say nothing."""
+    if "daemon" in options:
+        in_environment = bool(os.environ.get("GEARFLEET_LOG_FILE")) and "log_file" not in options.values
+        if options.values.get("log_file") is None and not in_environment:
+            # A daemon's standard error is nowhere, so `--log-file stderr` cannot be had.
+            options.values["log_file"] = DAEMON_LOG_FILE
+            options.typed["log_file"] = "--log-file"
+        if "pid_file" not in options.values and os.access(DAEMON_PID_FILE.parent, os.W_OK):
+            options.values["pid_file"] = DAEMON_PID_FILE
+    settings = load_settings(options.values, options=options.typed)
+    if "data_dir" not in settings.model_fields_set and settings.durability != "memory":
+        data_dir = default_data_dir(settings.port)
+        settings = settings.model_copy(update={"data_dir": data_dir})
+        options.notes.append(f"jobs are kept in {data_dir.absolute()}; --data-dir chooses another directory")
+    log_file = settings.log_file
+    if "daemon" in options and log_file is not None:
+        try:
+            log_file.open("a").close()
+        except OSError as error:
+            raise SettingsError(
+                f"the log file {log_file} cannot be written ({error.strerror}): give --log-file another"
+            ) from None
+    return settings
+
+
+def default_data_dir(port: int) -> Path:
+    """Where a gearmand's jobs are kept when nobody says; each port has its own, as each gearmand did."""
+    suffix = "" if port == PORT_DEFAULT else f"-{port}"
+    directory = STATE_DIR.with_name(STATE_DIR.name + suffix)
+    nearest = directory if directory.exists() else directory.parent
+    if os.access(nearest, os.W_OK | os.X_OK):
+        return directory
+    default = fields()["data_dir"].default
+    assert isinstance(default, Path)
+    return default.with_name(default.name + suffix)
+
+
+def _serve(settings: Settings, options: Gearmand) -> int:
+    # Late: --help and --version need no server.
+    import structlog
+
+    from cluster.server.errors import StartError
+    from cluster.server.process import configure_log, run
+
+    _set_limits(options)
+    _give_directory(settings)
+    # run() does this again; the notes must come before, and in the same log.
+    with contextlib.suppress(StartError):
+        configure_log(settings)
+        log = structlog.get_logger("gearfleet")
+        for note in options.notes:
+            log.warning("gearmand option", note=note)
+    return run(settings)
+
+
+def _set_limits(options: Gearmand) -> None:
+    if "file-descriptors" in options:
+        wanted = int(options.options["file-descriptors"] or 0)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        except (ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+            options.notes.append(f"--file-descriptors={wanted}: only {hard} are allowed (ulimit -Hn)")
+    if "coredump" in options:
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+
+def _give_directory(settings: Settings) -> None:
+    """Make the data directory while still root, and give it to the user that the node becomes."""
+    if settings.user is None or os.geteuid() != 0 or settings.data_dir.exists():
+        return
+    with contextlib.suppress(KeyError, OSError):
+        # What fails here is reported by the node, which cannot use the directory then.
+        entry = pwd.getpwnam(settings.user)
+        settings.data_dir.mkdir(mode=0o750, parents=True)
+        os.chown(settings.data_dir, entry.pw_uid, entry.pw_gid)
+
+
+def _absolute(settings: Settings) -> Settings:
+    """A daemon lives in /: what was relative to the shell's directory must still be found."""
+    paths = {name: getattr(settings, name) for name in fields()}
+    return settings.model_copy(
+        update={name: path.absolute() for name, path in paths.items() if isinstance(path, Path)}
+    )
+
+
+def _answers(settings: Settings, process_id: int) -> bool:
+    """Whether it is this process that answers on the port."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    try:
+        if settings.port == 0:
+            return settings.pid_file is None or settings.pid_file.exists()
+        if settings.tls_certificate is not None:
+            # It may want a client certificate; that it listens must do.
+            socket.create_connection((host, settings.port), timeout=_READY_SECONDS).close()
+            return True
+        with Admin(Server(host, settings.port), timeout_seconds=_READY_SECONDS) as admin:
+            return admin.line("getpid") == str(process_id)
+    except (OSError, Unreachable, Refused):
+        return False
+
+
+gearmand = RawCommand("gearmand", run, "Run a node with gearmand's own options.")
