@@ -25,11 +25,15 @@ DAEMON_PID_FILE: Final = Path("/var/gearmand.pid")
 PORT_DEFAULT: Final = 4730
 _READY_SECONDS: Final = 1.0
 
-INTRO: Final = f"""Run a node with gearmand's own options. Background jobs are kept in a journal,
-in --data-dir: by default {STATE_DIR} (with the port added when it is not {PORT_DEFAULT}) where that can be written, else
-gearfleet-data. In the foreground the log goes to standard error, with --daemon to {DAEMON_LOG_FILE}, unless
---log-file says otherwise. What gearmand cannot do is set in the environment or in GEARFLEET_CONFIG, as for
-gearfleet server."""
+INTRO: Final = f"""Run a node with gearmand's own options.
+
+Background jobs are kept in a journal, in --data-dir: by default {STATE_DIR} (with the port added when it is
+not {PORT_DEFAULT}) where that can be written, else gearfleet-data.
+
+The log goes to standard error, with --daemon to {DAEMON_LOG_FILE}, unless --log-file says otherwise.
+
+What gearmand has no option for is set in the environment or in the file that GEARFLEET_CONFIG names: see
+gearfleet server --help."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -57,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     return daemonize(
         lambda: _serve(settings, options),
         lambda process_id: _answers(settings, process_id),
-        _log_of(settings),
+        settings.log_file or Path(os.devnull),
     )
 
 
