@@ -93,7 +93,7 @@ def _photographs(options: argparse.Namespace) -> list[Path]:
         if not options.photos.is_dir():
             raise processes.DemoFailed(f"{options.photos} is no folder")
         photos, broken = pictures.find(options.photos.resolve())
-        note = f" ({broken} files with a picture's name are none)" if broken else ""
+        note = f"; {broken} more cannot be read as pictures" if broken else ""
         console.print(f"{len(photos)} photographs in {options.photos}{note}")
         if not photos:
             raise processes.DemoFailed(f"no picture in {options.photos}")
@@ -152,9 +152,8 @@ def _failed(callers: Callers) -> int:
 
 
 def _kill_and_restart(node: processes.Node, left: int) -> None:
-    pid = node.pid
+    console.print(f"[bold red]kill -9 {node.pid}[/]: the node is dead, {left} jobs are not done")
     node.kill()
-    console.print(f"[bold red]kill -9 {pid}[/]: the node is dead, {left} jobs are not done")
     time.sleep(DOWN_SECONDS)
     begun = time.monotonic()
     node.start()
