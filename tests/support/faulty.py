@@ -22,11 +22,11 @@ class FailingCalls:
     def environment(self) -> dict[str, str]:
         return {"PYTHONPATH": _FAULTS, "TEST_FAILING_CALLS": str(self._path)}
 
-    def fail(self, *calls: str) -> None:
+    def fail(self, call: str, last_good: str = "") -> None:
         """`pwrite` fails as on a full disk, `fdatasync` as on a broken one; with `fdatasync-hangs` it takes
-        until `heal`."""
+        until `heal`, if given only in segments that come after the one named `last_good`."""
         new = self._path.with_suffix(".new")
-        new.write_text(" ".join(calls))
+        new.write_text(f"{call} {last_good}")
         new.replace(self._path)
 
     def heal(self) -> None:

@@ -18,15 +18,20 @@ _failing_calls_path = os.environ.get("TEST_FAILING_CALLS", "")
 if _failing_calls_path:
     _real_pwrite, _real_fdatasync = os.pwrite, os.fdatasync
 
-    def _failing(call: str) -> bool:
+    def _words() -> list[str]:
         try:
             with open(_failing_calls_path) as file:
-                return call in file.read().split()
+                return file.read().split()
         except FileNotFoundError:
-            return False
+            return []
+
+    def _hangs(descriptor: int) -> bool:
+        call, *last_good = _words() or [""]
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return call == "fdatasync-hangs" and (not last_good or name > last_good[0])
 
     def _pwrite(descriptor: int, data: bytes, offset: int) -> int:
-        if _failing("pwrite"):
+        if "pwrite" in _words():
             # As on a disk that fills up: a part is written before the error comes.
             if len(data) > 1:
                 _real_pwrite(descriptor, memoryview(data)[: len(data) // 2], offset)
@@ -34,9 +39,9 @@ if _failing_calls_path:
         return _real_pwrite(descriptor, data, offset)
 
     def _fdatasync(descriptor: int) -> None:
-        if _failing("fdatasync"):
+        if "fdatasync" in _words():
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        while _failing("fdatasync-hangs"):
+        while _hangs(descriptor):
             time.sleep(0.01)
         _real_fdatasync(descriptor)
 
