@@ -13,7 +13,7 @@ import click
 from client_ha.addresses import SERVERS_ENVIRONMENT, Server, parse_servers
 from client_ha.errors import InvalidArgument
 from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER
-from cluster.cli.admin import Admin, Refused
+from cluster.cli.admin import ANSWER_SECONDS, Admin, Refused
 from cluster.cli.peer import Unreachable, tls_context
 
 SERVERS_DEFAULT: Final = "127.0.0.1:4730"
@@ -51,8 +51,11 @@ def client_tls(
         raise click.UsageError(str(error)) from None
 
 
-def server_options(timeout_seconds: float = 10.0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add --servers, --timeout and the TLS options; the command gets them as `servers`."""
+def server_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --servers, --timeout (unless the command has its own) and the TLS options.
+
+    The command gets them all as `servers`.
+    """
     path = click.Path(path_type=Path)
     options = [
         click.option(
@@ -60,14 +63,6 @@ def server_options(timeout_seconds: float = 10.0) -> Callable[[Callable[..., Any
             "-s",
             metavar="HOST:PORT,…",
             help=f"Servers to use.  [{SERVERS_ENVIRONMENT}; default: {SERVERS_DEFAULT}]",
-        ),
-        click.option(
-            "--timeout",
-            type=click.FloatRange(min=0.01),
-            default=timeout_seconds,
-            show_default=True,
-            metavar="SECONDS",
-            help="How long to wait for a server's answer.",
         ),
         click.option("--tls", is_flag=True, help="Speak TLS and verify the server's certificate."),
         click.option(
@@ -82,20 +77,33 @@ def server_options(timeout_seconds: float = 10.0) -> Callable[[Callable[..., Any
         click.option("--tls-key", type=path, metavar="FILE", help="Its key.  [GEARMAN_CLIENT_KEY]"),
     ]
 
+    if timeout:
+        options.append(
+            click.option(
+                "--timeout",
+                "answer_seconds",
+                type=click.FloatRange(min=0.01),
+                default=ANSWER_SECONDS,
+                show_default=True,
+                metavar="SECONDS",
+                help="How long to wait for a server's answer.",
+            )
+        )
+
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapped(
             *arguments: Any,
             servers: str | None,
-            timeout: float,
             tls: bool,
             tls_ca: Path | None,
             tls_certificate: Path | None,
             tls_key: Path | None,
+            answer_seconds: float = ANSWER_SECONDS,
             **rest: Any,
         ) -> Any:
             context = client_tls(tls, tls_ca, tls_certificate, tls_key)
-            return command(*arguments, servers=Servers(addresses(servers), timeout, context), **rest)
+            return command(*arguments, servers=Servers(addresses(servers), answer_seconds, context), **rest)
 
         result: Callable[..., Any] = wrapped
         for option in reversed(options):

@@ -86,7 +86,13 @@ class Ledger:
     def adopt(self, worker: Worker, job: Job) -> None:
         """A worker kept a job that waits to be run again (RECLAIM, or QUEUED after a delivery)."""
         if job.state == QUEUED:
-            job.function.leave_husk(job.priority)
+            # No husk: should this worker be lost too, the job would be in the queue twice. It is near the
+            # head, among the others that were put back.
+            function = job.function
+            queue = function.queues[job.priority]
+            queue.remove(job)
+            if not queue:
+                del self.ready[job.priority][function]
         job.state = RUNNING
         job.worker = worker
         job.function.running += 1
@@ -110,13 +116,14 @@ class Ledger:
                     if not candidates:
                         break
                     function = min(candidates, key=abilities.__getitem__)
-                    worker.served += 1
-                    abilities[function] = worker.served
                 queue = function.queues[priority]
                 job = queue.popleft()
                 if not queue:
                     del ready[function]
                 if job.state == QUEUED:
+                    if len(abilities) > 1:
+                        worker.served += 1
+                        abilities[function] = worker.served
                     job.state = RUNNING
                     job.worker = worker
                     job.deliveries += 1
@@ -211,15 +218,19 @@ class Ledger:
     def wake(self, count_max: int) -> list[Worker]:
         """The sleepers to be woken for what was enqueued since the last call.
 
-        At most `count_max` for each function, 0 = all. Those left out keep their place in the row.
+        At most `count_max` for each job that waits, 0 = all. Those left out keep their place in the row.
         """
         woken: list[Worker] = []
         for function in self.stirred:
-            if not function.sleepers or not any(function.queues):
+            if not function.sleepers:
                 continue
+            waiting = sum(map(function.queued, range(PRIORITIES)))
+            if not waiting:
+                continue
+            limit = count_max * waiting or len(function.sleepers)
             count = 0
             for worker in list(function.sleepers):
-                if count_max and count >= count_max:
+                if count >= limit:
                     break
                 del function.sleepers[worker]
                 if worker.asleep:
@@ -228,6 +239,12 @@ class Ledger:
                     count += 1
         self.stirred.clear()
         return woken
+
+    def stir(self, worker: Worker) -> None:
+        """A worker that was woken leaves without having grabbed: others are woken in its place."""
+        for function in worker.abilities:
+            if function.sleepers:
+                self.stirred[function] = None
 
     # ---- looking
 

@@ -125,6 +125,7 @@ class AdminVerbs:
         worker = job.worker
         self._workers.tell_failure(job)
         self._context.end(job, entries.CANCELLED)
+        self._context.gate(connection)
         if worker is not None:
             # It goes on working; its result is neither wanted nor an error.
             worker.forgive(job.handle)
@@ -137,7 +138,7 @@ class AdminVerbs:
             return b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n"
         function = self._ledger.function(words[1])
         if function.limits is None:
-            self._set_limits(words[1], QueueLimits())
+            self._set_limits(connection, words[1], QueueLimits())
         return OK
 
     def _drop(self, connection: Connection, words: list[bytes]) -> bytes:
@@ -152,6 +153,7 @@ class AdminVerbs:
             function.limits = None
             if self._context.durable:
                 self._context.log.append_node(entries.LIMITS, 1, entries.encode_limits(0, 0, 0, words[1]))
+            self._context.gate(connection)
         self._ledger.forget_if_idle(function)
         return OK
 
@@ -167,11 +169,12 @@ class AdminVerbs:
             return b"ERR INVALID_ARGUMENTS maxqueue+wants+whole+numbers\r\n"
         if len(numbers) == 1:
             numbers *= PRIORITIES
-        self._set_limits(words[0], QueueLimits(*numbers))
+        self._set_limits(connection, words[0], QueueLimits(*numbers))
         return OK
 
-    def _set_limits(self, name: bytes, limits: QueueLimits) -> None:
+    def _set_limits(self, connection: Connection, name: bytes, limits: QueueLimits) -> None:
         self._ledger.function(name).limits = limits
+        self._context.gate(connection)
         if self._context.durable:
             self._context.log.append_node(entries.LIMITS, 0, entries.encode_limits(*limits, name))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Unix times are stored in 8 bytes; a larger one is a mistake, most likely milliseconds or worse.
 EPOCH_SECONDS_MAX: Final = 1 << 40
+EPOCH_DIGITS_MAX: Final = 20
 QUEUE_FULL: Final = "Job queue is full"
 
 
@@ -112,7 +113,7 @@ class ClientVerbs:
         if arguments is None:
             return
         function, unique, when, payload = arguments
-        if not when.isdigit() or int(when) > EPOCH_SECONDS_MAX:
+        if not when.isdigit() or len(when) > EPOCH_DIGITS_MAX or int(when) > EPOCH_SECONDS_MAX:
             text = f"SUBMIT_JOB_EPOCH wants a Unix time in whole seconds, not {when[:40]!r}"
             self._context.refuse(connection, wire.INVALID_ARGUMENT, text)
             return
@@ -141,8 +142,10 @@ class ClientVerbs:
         if arguments is None:
             return
         function, unique, reducer, aggregate, payload = arguments
+        options = self._reducer(connection, reducer, aggregate)
+        if options is None:
+            return
         names = b"%b\0%b\0" % (function, unique)
-        options = JobOptions(reducer=b"%b\0%b" % (reducer, aggregate))
         self._foreground(connection, names + payload, len(function), len(names) - 1, payload, NORMAL, options)
 
     def submit_reduce_background(self, connection: Connection, body: bytes) -> None:
@@ -150,8 +153,18 @@ class ClientVerbs:
         if arguments is None:
             return
         function, unique, reducer, aggregate, payload = arguments
-        options = JobOptions(reducer=b"%b\0%b" % (reducer, aggregate))
-        self._background(connection, function, unique, payload, options)
+        options = self._reducer(connection, reducer, aggregate)
+        if options is not None:
+            self._background(connection, function, unique, payload, options)
+
+    def _reducer(self, connection: Connection, reducer: bytes, aggregate: bytes) -> JobOptions | None:
+        """The reducer of a job; None when it has been refused. Both are names, and stored as names."""
+        longest = max(len(reducer), len(aggregate))
+        if longest > wire.FUNCTION_BYTES_MAX:
+            text = f"Reducer too large: {longest} bytes, at most {wire.FUNCTION_BYTES_MAX}"
+            self._context.refuse(connection, wire.ARGUMENT_TOO_LARGE, text)
+            return None
+        return JobOptions(reducer=b"%b\0%b" % (reducer, aggregate))
 
     def fire(self, schedule: Job) -> None:
         """A schedule is due: make its job and set its next time, in one group."""

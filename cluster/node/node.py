@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from cluster.jobs import PENDING
+from cluster.jobs import PENDING, QUEUED
 from cluster.node.admin import AdminVerbs
 from cluster.node.client import ClientVerbs
 from cluster.node.connection import Connection
@@ -184,7 +184,9 @@ class Node:
         context.dirty.clear()
         closes: Sequence[Connection] = ()
         if context.closes:
-            closes, context.closes = context.closes, []
+            # What a peer is still owed leaves first, also when it waits for the disk.
+            closes = [connection for connection in context.closes if not connection.held]
+            context.closes = [connection for connection in context.closes if connection.held]
         stop, context.stop = context.stop, None
         return Output(group, sends, closes, stop)
 
@@ -231,27 +233,29 @@ class Node:
             owed += [record for record in group.records if record[9] == entries.DONE]
             for job in group.jobs:
                 refused.add(job.handle)
-                if job.state == PENDING and job.clients is None:
+                # A foreground client that waits for it keeps it, as a foreground job; and who runs it
+                # already may end it.
+                job.background = False
+                if job.clients is None and job.state in (PENDING, QUEUED):
                     self.ledger.finish(job)
-                else:
-                    # A foreground client waits for it: it lives on as that client's job.
-                    job.background = False
-                    if job.state == PENDING:
-                        self.ledger.enqueue(job)
+                elif job.state == PENDING:
+                    self.ledger.enqueue(job)
         refusal = error(wire.QUEUE_ERROR, reason)
+
+        def without_promises(chunks: list[bytes]) -> list[bytes]:
+            return [
+                refusal if chunk.startswith(_CREATED_TYPE) and chunk[12:] in refused else chunk
+                for chunk in chunks
+            ]
+
         for group in groups:
             for connection in group.waiting:
                 for index, (gate, chunks) in enumerate(connection.held):
                     if gate == group.number:
-                        connection.held[index] = (
-                            gate,
-                            [
-                                refusal
-                                if chunk.startswith(_CREATED_TYPE) and chunk[12:] in refused
-                                else chunk
-                                for chunk in chunks
-                            ],
-                        )
+                        connection.held[index] = (gate, without_promises(chunks))
+        # Who has joined one of these jobs in this turn must not be promised it either.
+        for connection in self.log.group.waiting:
+            connection.out[:] = without_promises(connection.out)
         self.log.committed = max(self.log.committed, groups[-1].number if groups else 0)
         for group in groups:
             self._let_go(group)

@@ -81,11 +81,14 @@ class Restorer:
             handle, name, unique, payload = entry.body[1:].split(b"\0", 3)
         except ValueError:
             raise entries.DamagedEntry("a submitted job is cut short") from None
-        function = self._ledger.function(name)
         if unique == b"-":
             key = self._clients._payload_key(name, payload)
         else:
-            key = b"%b\0%b" % (name, unique) if unique else function.bare_key
+            key = b"%b\0%b" % (name, unique)
+        self._supersede(entry.slot, key)
+        function = self._ledger.function(name)
+        if not unique:
+            key = function.bare_key
         self._put(Job(handle, function, key, payload, entry.body[0], True, entry.slot, PENDING))
 
     def _job(self, entry: entries.Entry) -> None:
@@ -95,8 +98,11 @@ class Restorer:
         if old is not None:
             self._assigned.discard(old)
             self._ledger.finish(old)
+        key = b"%b\0%b" % (record.function, record.key_rest)
+        self._supersede(entry.slot, key)
         function = self._ledger.function(record.function)
-        key = b"%b\0%b" % (record.function, record.key_rest) if record.key_rest else function.bare_key
+        if not record.key_rest:
+            key = function.bare_key
         job = Job(record.handle, function, key, record.payload, record.priority, True, entry.slot, PENDING)
         job.retries = record.retries
         job.deliveries = record.deliveries
@@ -110,12 +116,19 @@ class Restorer:
         if record.assigned:
             self._assigned.add(job)
 
+    def _supersede(self, slot_index: int, key: bytes) -> None:
+        """A new job with this key proves that the one before is over: its DONE was lost, as it may be
+        when the disk was full. Nobody waits for a DONE."""
+        old = self._ledger.tables[slot_index].uniques.get(key)
+        if old is not None:
+            self._ledger.finish(old)
+
     def _put(self, job: Job) -> None:
         table = self._ledger.tables[job.slot]
         if job.priority >= PRIORITIES:
             raise entries.DamagedEntry(f"priority {job.priority} does not exist")
-        if job.handle in table.jobs or (job.coalesces and job.key in table.uniques):
-            raise entries.DamagedEntry(f"job {job.handle!r} or its unique key is there twice")
+        if job.handle in table.jobs:
+            raise entries.DamagedEntry(f"job {job.handle!r} is there twice")
         self._ledger.add(job)
         self.jobs_seen += 1
 
@@ -140,9 +153,12 @@ class Restorer:
         for job in jobs:
             if job in self._assigned:
                 job.state = RECLAIM
-                context.limits.add(due, (job, job.deliveries, RECLAIM))
             else:
                 context.admit(job)
+        # The last one first: each is put before all others when its time is over.
+        for job in reversed(jobs):
+            if job.state == RECLAIM:
+                context.limits.add(due, (job, job.deliveries, RECLAIM))
         for function in list(self._ledger.functions.values()):
             self._ledger.forget_if_idle(function)
         return jobs

@@ -321,6 +321,8 @@ class WorkerVerbs:
             return
         for job in reversed(list(worker.running.values())):
             self.lost(job)
+        if worker.noop_sent:
+            self._ledger.stir(worker)
         for function in list(worker.abilities):
             self._ledger.cannot_do(worker, function)
         connection.worker = None

@@ -122,6 +122,11 @@ def read_journal(
     """
     found = _segments(directory)
     for position, (number, path) in enumerate(found):
+        # Checkpoints drop segments from the front only.
+        before = found[position - 1][0] if position else number - 1
+        if number != before + 1 and not salvage:
+            missing = directory / _segment_name(before + 1)
+            raise _damaged(missing, 0, f"it is missing, although {path.name} is there")
         reader = _Reader(path, number, identity)
         replay.segments += 1
         replay.bytes_read += len(reader.data)
@@ -232,6 +237,7 @@ class Journal:
         self._failed = False
         self._broken = False
         self._reason = ""
+        self._owed: list[bytes] = []  # handed to `recover`, not written yet
         self._sealed = True
         existing = _segments(directory)
         self._sizes: dict[int, int] = {number: path.stat().st_size for number, path in existing}
@@ -293,14 +299,20 @@ class Journal:
                     batch += records
                 elif command != "recover":
                     break
-                elif not self._broken:
-                    self._failed = False
-                    batch += records
+                else:
+                    if last_group and self._failed:
+                        # These came before: whoever sent them has given them up.
+                        self._write_groups(first_group, last_group, batch)
+                        batch = []
+                        first_group = last_group = 0
+                    self._owed += records
+                    if not self._broken:
+                        self._failed = False
                 try:
                     item = queue.get_nowait()
                 except Empty:
                     item = None
-            if last_group or batch or (item is None and not self._failed):
+            if last_group or (not self._failed and (item is None or self._owed)):
                 self._write_groups(first_group, last_group, batch)
             if item is None:
                 continue
@@ -319,16 +331,22 @@ class Journal:
             self._call_soon(self._on_failed, first_group, self._reason, not self._broken)
             return
         try:
-            if batch:
-                self._write_frame(b"".join(batch))
+            if batch or self._owed:
+                self._write_frame(b"".join(self._owed + batch))
+                self._owed.clear()
                 self._sealed = not self._sync
-                if self._offset >= self._segment_bytes:
-                    self._begin_segment()
         except OSError as error:
             self._fail(error)
             self._call_soon(self._on_failed, first_group, self._reason, not self._broken)
             return
         self._call_soon(self._on_committed, last_group)
+        if self._offset >= self._segment_bytes:
+            try:
+                self._begin_segment()
+            except OSError as error:
+                # What has been written counts all the same.
+                self._fail(error)
+                self._call_soon(self._on_failed, 0, self._reason, not self._broken)
 
     def _write_frame(self, data: bytes) -> None:
         self._frame_number += 1
@@ -414,9 +432,10 @@ class Journal:
             self._call_soon(self._on_rotated, self._segment_number)
 
     def _drop(self, segment_number: int) -> None:
-        for number in [number for number in self._sizes if number < segment_number]:
-            with contextlib.suppress(OSError):
-                (self._directory / _segment_name(number)).unlink()
-                self.total_bytes -= self._sizes.pop(number)
+        # The oldest first, each durably: what a crash or an error leaves must have no gap.
         with contextlib.suppress(OSError):
-            sync_directory(self._directory)
+            for number in sorted(number for number in self._sizes if number < segment_number):
+                (self._directory / _segment_name(number)).unlink(missing_ok=True)
+                self.total_bytes -= self._sizes.pop(number)
+                if self._sync:
+                    sync_directory(self._directory)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import grp
-import importlib
 import os
 import pwd
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -20,6 +18,7 @@ import structlog
 from cluster.server.errors import StartError
 from cluster.server.server import Server
 from cluster.server.settings import Settings
+from cluster.server.turns import TurnSelector
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -93,7 +92,9 @@ def run(settings: Settings) -> int:
         sock = bind(settings)
         become(settings.user)
         with _PidFile(settings.pid_file):
-            return _runner(settings.event_loop)(_serve(settings, sock, log_file))
+            selector = TurnSelector()
+            with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+                return runner.run(_serve(settings, selector, sock, log_file))
     except StartError as error:
         log.error("cannot start", reason=str(error))
     except OSError as error:
@@ -161,29 +162,9 @@ class _PidFile:
                 self._path.unlink()
 
 
-def _runner(event_loop: str) -> Callable[[Coroutine[Any, Any, int]], int]:
-    if event_loop != "asyncio":
-        try:
-            uvloop = importlib.import_module("uvloop")
-        except ImportError:
-            if event_loop == "uvloop":
-                raise StartError(
-                    "uvloop is not installed: pip install uvloop, or --event-loop auto"
-                ) from None
-        else:
-            factory = uvloop.new_event_loop
-
-            def run_uvloop(main: Coroutine[Any, Any, int]) -> int:
-                with asyncio.Runner(loop_factory=factory) as runner:
-                    return runner.run(main)
-
-            return run_uvloop
-    return asyncio.run
-
-
-async def _serve(settings: Settings, sock: socket.socket, log_file: LogFile) -> int:
+async def _serve(settings: Settings, selector: TurnSelector, sock: socket.socket, log_file: LogFile) -> int:
     loop = asyncio.get_running_loop()
-    server = Server(settings)
+    server = Server(settings, selector)
 
     def reopen() -> None:
         try:

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import resource
-import ssl
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -22,8 +21,10 @@ from cluster.replication import entries
 from cluster.server.directory import DataDirectory
 from cluster.server.errors import JournalDamaged, StartError
 from cluster.server.journal import Journal, Replay, read_journal
-from cluster.server.peer import Peer
+from cluster.server.plain import PlainPort
 from cluster.server.settings import Settings
+from cluster.server.tls import TlsPeer, tls_context
+from cluster.server.turns import TurnSelector
 
 HOUSEKEEPING_SECONDS: Final = 1.0
 # Files that are not connections: journal, log, listener, loop, Python's own.
@@ -42,8 +43,10 @@ CLOSE_SECONDS: Final = 5.0  # how long a stopping node waits for answers to leav
 class Server:
     """One node at work."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, selector: TurnSelector) -> None:
+        """`selector` is that of the running loop."""
         self.settings = settings
+        self._selector = selector
         self.log = structlog.get_logger("gearfleet")
         self.node = Node(
             NodeSettings(
@@ -67,6 +70,7 @@ class Server:
         self._directory: DataDirectory | None = None
         self._journal: Journal | None = None
         self._listener: asyncio.Server | None = None
+        self._port: PlainPort | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: tuple[float | None, float | None] = (None, None)
         self._connections_max = 0
@@ -98,9 +102,13 @@ class Server:
             self.log.warning("jobs are kept in memory only; a restart forgets them", durability="memory")
         self.node.lead_all(incarnation, __version__)
         self._connections_max = settings.max_connections or self._descriptors_allow()
-        self._listener = await self._loop.create_server(
-            lambda: Peer(self), sock=sock, backlog=settings.backlog, ssl=_tls(settings)
-        )
+        tls = tls_context(settings)
+        if tls is None:
+            self._port = PlainPort(self, self._selector, sock, settings.backlog)
+        else:
+            self._listener = await self._loop.create_server(
+                lambda: TlsPeer(self), sock=sock, backlog=settings.backlog, ssl=tls
+            )
         self.turn()
         gc.collect()
         gc.freeze()
@@ -191,8 +199,11 @@ class Server:
     def has_room(self) -> bool:
         return len(self.node.context.connections) < self._connections_max and not self._stopping
 
-    def left(self) -> None:
+    def left(self, connection: Connection) -> None:
         """A connection is gone."""
+        self.node.disconnected(connection)
+        connection.transport = None
+        self.slow.pop(connection, None)
         if self._stopping and not self.node.context.connections:
             self.deserted.set()
 
@@ -205,11 +216,19 @@ class Server:
     def turn(self) -> None:
         """Whatever happens belongs to a turn; the first event of one begins it."""
         if not self._in_turn:
+            self.begin()
+            self._loop.call_soon(self.end)
+
+    def begin(self) -> None:
+        """Begin a turn that the caller ends."""
+        if not self._in_turn:
             self._in_turn = True
             self.node.begin_turn(time.time(), time.monotonic())
-            self._loop.call_soon(self._end_turn)
 
-    def _end_turn(self) -> None:
+    def end(self) -> None:
+        """End the turn: entries to the journal, answers to their connections."""
+        if not self._in_turn:
+            return
         node = self.node
         if self._checkpoint is not None and self._failure is None:
             self._step_checkpoint()
@@ -369,6 +388,8 @@ class Server:
             return
         self._loop.call_later(HOUSEKEEPING_SECONDS, self._housekeeping)
         self._collect_garbage()
+        if self._port is not None:
+            self._port.drop_lingering(time.monotonic())
         if self._turned_away:
             self.log.warning(
                 "turned connections away: too many",
@@ -414,8 +435,7 @@ class Server:
             return
         self._draining = True
         self.log.info("stopping when no job is left", jobs=self.node.ledger.count())
-        if self._listener is not None:
-            self._listener.close()
+        self._close_port()
         self.turn()
 
     def stop(self) -> None:
@@ -424,20 +444,28 @@ class Server:
             self._stopping = True
             self._stop_task = self._loop.create_task(self._stop())
 
-    async def _stop(self) -> None:
+    def _close_port(self) -> None:
+        """Accept no more connections."""
         if self._listener is not None:
             self._listener.close()
+        if self._port is not None:
+            self._port.close()
+
+    async def _stop(self) -> None:
+        self._close_port()
         # What has arrived is still answered; what arrives from now on is not read any more.
         connections = list(self.node.context.connections)
         for connection in connections:
             if connection.transport is not None and not connection.transport.is_closing():
                 with contextlib.suppress(RuntimeError):
                     connection.transport.pause_reading()
-        self._end_turn()
+        self.begin()
+        self.end()
         if self._journal is not None:
             await self._loop.run_in_executor(None, self._journal.close)
         await asyncio.sleep(0)
-        self._end_turn()
+        self.begin()
+        self.end()
         for connection in connections:
             if connection.transport is not None:
                 connection.transport.close()
@@ -447,23 +475,9 @@ class Server:
         for connection in list(self.node.context.connections):
             if connection.transport is not None:
                 connection.transport.abort()
+        if self._port is not None:
+            self._port.destroy()
         if self._directory is not None:
             self._directory.close()
         self.log.info("stopped", jobs=self.node.ledger.count())
         self.stopped.set()
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-        if settings.tls_ca is not None:
-            context.load_verify_locations(settings.tls_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(
-            f"TLS cannot be set up ({error}): check tls_certificate, tls_key and tls_ca"
-        ) from None
-    return context

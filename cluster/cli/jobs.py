@@ -1,0 +1,353 @@
+"""submit and work: a client and a worker for the shell."""
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+from client_ha import (
+    CallerMistake,
+    GearfleetError,
+    HAClient,
+    HAWorker,
+    Job,
+    JobFailed,
+    NoServerAvailable,
+)
+from client_ha.context import JobContext
+from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER, EXIT_USAGE
+from cluster.cli.servers import Failed, NoServer, Servers, complain, server_options
+
+# How long a job may stay without a server that takes it, when --timeout does not say.
+ACKNOWLEDGE_SECONDS: Final = 10.0
+_UNITS_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def read_moment(text: str, now: float) -> float:
+    """When: "+90s", "+10m", "2026-12-01 08:30" (local time unless it says), or seconds since 1970.
+
+    Raises ValueError that shows the forms.
+    """
+    if match := re.fullmatch(r"\+(\d+(?:\.\d+)?)([smhd]?)", text):
+        return now + float(match[1]) * _UNITS_SECONDS[match[2] or "s"]
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no time: write 2026-12-01T08:30, +90s, +10m, +2h, +1d or seconds since 1970"
+        ) from None
+
+
+@click.command()
+@click.argument("function")
+@click.argument("payloads", metavar="[PAYLOAD… | -]", nargs=-1)
+@server_options(timeout=False)
+@click.option("--background", "-b", is_flag=True, help="Return when it is acknowledged; print the handle.")
+@click.option("--priority", type=click.Choice(["high", "normal", "low"]), default="normal", show_default=True)
+@click.option("--unique", "-u", metavar="KEY", help="Jobs of one function and key under way are one job.")
+@click.option("--at", metavar="TIME", help="Not before then: 2026-12-01T08:30, +10m or seconds since 1970.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.01),
+    metavar="SECONDS",
+    help=f"How long to wait for the result.  [default: no limit, but {ACKNOWLEDGE_SECONDS:g} s for a server]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each job.")
+def submit(
+    function: str,
+    payloads: tuple[str, ...],
+    servers: Servers,
+    background: bool,
+    priority: Any,
+    unique: str | None,
+    at: str | None,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Submit a job and print its result.
+
+    Each PAYLOAD is a job of its own; "-", or none, is what comes on standard input. --at submits in the
+    background.
+
+    Exit codes: 0 done, 1 a job failed, 2 usage, 3 no server.
+    """
+    if unique is not None and len(payloads) > 1:
+        raise click.UsageError("--unique with several payloads would make them one job: submit one at a time")
+    moment = None
+    if at is not None:
+        try:
+            moment = read_moment(at, time.time())
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        background = True
+    data = [_payload(text) for text in payloads or ("-",)]
+    client = HAClient(servers.addresses, submit_timeout=timeout or ACKNOWLEDGE_SECONDS, tls=servers.tls)
+    code = 0
+    with client:
+        jobs: list[Job | GearfleetError] = []
+        parts: list[_Output] = []
+        for payload in data:
+            output = _Output(live=len(data) == 1 and not as_json)
+            parts.append(output)
+            try:
+                jobs.append(
+                    client.submit(
+                        function,
+                        payload,
+                        unique=unique,
+                        priority=priority,
+                        background=background,
+                        at=moment,
+                        timeout=timeout,
+                        on_data=output.data,
+                        on_warning=_warn,
+                        on_status=_progress if sys.stderr.isatty() else None,
+                    )
+                )
+            except CallerMistake as error:
+                raise click.UsageError(str(error)) from None
+            except GearfleetError as error:
+                jobs.append(error)
+        for job, output in zip(jobs, parts, strict=True):
+            code = max(code, _report(job, output, background, as_json, timeout))
+    return code
+
+
+def _payload(text: str) -> bytes:
+    if text != "-":
+        return os.fsencode(text)
+    return b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
+
+
+class _Output:
+    """What a job sends before its end: shown as it comes, or kept until its turn."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._live = live
+        self._parts: list[bytes] = []
+
+    def data(self, job: Job, data: bytes) -> None:
+        if self._live:
+            _write(data)
+        else:
+            self._parts.append(data)
+
+    def take(self) -> bytes:
+        taken, self._parts = b"".join(self._parts), []
+        return taken
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _warn(job: Job, data: bytes) -> None:
+    sys.stderr.buffer.write(data)
+    sys.stderr.buffer.flush()
+
+
+def _progress(job: Job, numerator: int, denominator: int) -> None:
+    share = f" {100 * numerator // denominator}%" if denominator else ""
+    click.echo(f"{job.function}: {numerator}/{denominator}{share}", err=True)
+
+
+def _report(
+    job: Job | GearfleetError, output: _Output, background: bool, as_json: bool, timeout: float | None
+) -> int:
+    """Wait for a job and print how it ended; return the exit code."""
+    result = b""
+    error: GearfleetError | None = None
+    if isinstance(job, GearfleetError):
+        error = job
+    else:
+        try:
+            result = job.result(timeout=timeout)
+        except GearfleetError as fault:
+            error = fault
+    if as_json:
+        click.echo(json.dumps(_record(job, output.take() + result, error), ensure_ascii=False))
+    else:
+        _write(output.take())
+        if error is not None:
+            complain(str(error))
+        elif background:
+            assert isinstance(job, Job)
+            click.echo(job.handle)
+        else:
+            _write(result)
+    if error is None:
+        return 0
+    if isinstance(error, CallerMistake):
+        return EXIT_USAGE
+    return EXIT_NO_SERVER if isinstance(error, NoServerAvailable) else EXIT_FAILED
+
+
+def _record(job: Job | GearfleetError, output: bytes, error: GearfleetError | None) -> dict[str, object]:
+    """A job as JSON; output that is no UTF-8 comes as base64."""
+    record: dict[str, object] = {}
+    if isinstance(job, Job):
+        record |= {
+            "function": job.function,
+            "unique": job.unique,
+            "handle": job.handle,
+            "server": job.server,
+            "background": job.background,
+        }
+        try:
+            record["output"] = output.decode()
+        except UnicodeDecodeError:
+            record["output_base64"] = base64.b64encode(output).decode()
+    record["error"] = None if error is None else {"type": type(error).__name__, "message": str(error)}
+    return record
+
+
+class CommandAfterDashes(click.Command):
+    """What follows `--` is another program's command line: it comes as `command`, as it was typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own, dashes, command = args, False, list[str]()
+        if "--" in args:
+            at = args.index("--")
+            own, dashes, command = args[:at], True, args[at + 1 :]
+        left = super().parse_args(ctx, own)
+        if not (dashes and command):
+            raise click.UsageError("the command is missing: gearfleet work FUNCTION -- COMMAND…", ctx)
+        ctx.params["command"] = command
+        return left
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "-- COMMAND…"]
+
+
+@click.command(cls=CommandAfterDashes)
+@click.argument("functions", metavar="FUNCTION…", nargs=-1, required=True)
+@server_options(timeout=False)
+@click.option(
+    "--concurrency", "-j", type=click.IntRange(1, 1024), default=1, show_default=True, help="Jobs at a time."
+)
+@click.option("--count", "-c", type=click.IntRange(min=1), metavar="N", help="End after so many jobs.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="Kill a command that runs longer; its job fails.  [default: no limit]",
+)
+@click.option("--name", default="", help="What the server's list of workers shows.")
+def work(
+    functions: tuple[str, ...],
+    command: list[str],
+    servers: Servers,
+    concurrency: int,
+    count: int | None,
+    time_limit: float | None,
+    name: str,
+) -> int:
+    """Run a command for every job of a function.
+
+    The payload comes on the command's standard input; what it prints is the result. An exit code other than
+    0 fails the job; what it printed until then is sent as data. The command finds the job in JOB_FUNCTION,
+    JOB_HANDLE and JOB_UNIQUE.
+
+    SIGTERM and Ctrl-C finish the jobs that run; a second one kills them, and the servers give them to other
+    workers.
+
+    \b
+    Example: gearfleet work thumbnail -- convert - -resize 200x200 png:-
+    """
+    if shutil.which(command[0]) is None:
+        raise click.UsageError(f"there is no command {command[0]!r}: correct it, or give its full path")
+    logging.basicConfig(level=logging.WARNING, format="gearfleet: %(message)s")
+    try:
+        worker = HAWorker(
+            servers.addresses, concurrency=concurrency, max_jobs=count, client_id=name, tls=servers.tls
+        )
+        runner = Commands(command, time_limit)
+        for function in functions:
+            worker.task(function)(runner.run)
+        try:
+            worker.run()
+        finally:
+            runner.kill()
+    except CallerMistake as error:
+        raise click.UsageError(str(error)) from None
+    except NoServerAvailable as error:
+        raise NoServer(str(error)) from None
+    except GearfleetError as error:
+        raise Failed(str(error)) from None
+    return 0
+
+
+class Commands:
+    """Runs one process for each job, and knows those that run."""
+
+    def __init__(self, command: Sequence[str], time_limit_seconds: float | None = None) -> None:
+        self._command = list(command)
+        self._time_limit_seconds = time_limit_seconds
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, job: JobContext) -> bytes:
+        """Run the command for a job; return what it printed. Raises JobFailed."""
+        environment = {
+            **os.environ,
+            "JOB_FUNCTION": job.function,
+            "JOB_HANDLE": job.handle,
+            "JOB_UNIQUE": job.unique,
+        }
+        try:
+            # A group of its own: Ctrl-C is for the worker, which lets the command finish.
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                process_group=0,
+            )
+        except OSError as error:
+            complain(f"{self._command[0]}: {error.strerror}")
+            raise JobFailed(f"{self._command[0]}: {error.strerror}") from None
+        with self._lock:
+            self._running.add(process)
+        try:
+            output, _ = process.communicate(job.payload, timeout=self._time_limit_seconds)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            output, _ = process.communicate()
+            complain(
+                f"{job.handle}: the command ran longer than {self._time_limit_seconds:g} s and was killed"
+            )
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        if process.returncode != 0:
+            if output:
+                job.send_data(output)
+            raise JobFailed(f"the command ended with {process.returncode}")
+        return output
+
+    def kill(self) -> None:
+        """Kill what runs."""
+        with self._lock:
+            for process in self._running:
+                _kill(process)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

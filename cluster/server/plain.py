@@ -1,0 +1,284 @@
+"""Plain TCP connections, served straight from the loop's selector (see turns.py).
+
+One wait for events is one turn: it takes what every ready connection has, ends, and writes each answered
+connection once.
+
+Each connection is read at most RECEIVE_BYTES a turn, so that no one keeps the others waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import select
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from cluster.server.peer import UNREAD_HIGH_WATER_BYTES, new_connection, set_options, take
+from cluster.wire import Decoder
+
+if TYPE_CHECKING:
+    from cluster.node import Connection
+    from cluster.server.server import Server
+    from cluster.server.turns import TurnSelector
+
+RECEIVE_BYTES: Final = 64 * 1024
+ACCEPTS_PER_TURN: Final = 256
+# How long a connection that was closed by us is read on, so that the last answer is not destroyed by a
+# reset (the peer may still be sending).
+LINGER_SECONDS: Final = 2.0
+# After running out of descriptors, how long nothing is accepted.
+ACCEPT_PAUSE_SECONDS: Final = 0.5
+
+_IN: Final = select.EPOLLIN | select.EPOLLRDHUP
+_OUT: Final = select.EPOLLOUT
+
+
+class PlainPeer:
+    """One connection's socket; has the few methods of an asyncio transport that the server uses."""
+
+    __slots__ = (
+        "_mask",
+        "_port",
+        "_send",
+        "_sock",
+        "_unread_bytes",
+        "_unsent",
+        "connection",
+        "decoder",
+        "linger_until",
+        "receive",
+    )
+
+    def __init__(
+        self, port: PlainPort, sock: socket.socket, connection: Connection, decoder: Decoder
+    ) -> None:
+        self._port = port
+        self._sock = sock
+        self._send = sock.send
+        self.receive = sock.recv
+        self.connection: Connection | None = connection
+        self.decoder = decoder
+        self._mask = _IN
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._unread_bytes = 0
+        self.linger_until = 0.0
+
+    def write(self, data: bytes) -> None:
+        """Send now what the socket takes, keep the rest."""
+        if not self._unsent:
+            try:
+                sent = self._send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._port.lost(self)
+                return
+            if sent == len(data):
+                return
+            self._unsent.append(memoryview(data)[sent:])
+            self._unread_bytes = len(data) - sent
+            self._watch(self._mask | _OUT)
+        else:
+            self._unsent.append(data)
+            self._unread_bytes += len(data)
+        if self._unread_bytes > UNREAD_HIGH_WATER_BYTES and self._mask & _IN and self.connection is not None:
+            # It does not read: do not let it ask for more.
+            self._port.server.slow[self.connection] = None
+            self._watch(self._mask & ~_IN)
+
+    def flush(self) -> None:
+        """The socket takes more."""
+        unsent = self._unsent
+        try:
+            while unsent:
+                chunk = unsent[0]
+                sent = self._send(chunk)
+                self._unread_bytes -= sent
+                if sent < len(chunk):
+                    unsent[0] = memoryview(chunk)[sent:]
+                    break
+                unsent.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._port.lost(self)
+            return
+        mask = self._mask
+        if self._unread_bytes <= UNREAD_HIGH_WATER_BYTES // 2 and not mask & _IN:
+            mask |= _IN
+            if self.connection is not None:
+                self._port.server.slow.pop(self.connection, None)
+        if not unsent:
+            mask &= ~_OUT
+            if self.linger_until:
+                self._finish()
+        self._watch(mask)
+
+    def close(self) -> None:
+        """Close after what is unsent has left."""
+        if self.linger_until:
+            return
+        self.linger_until = time.monotonic() + LINGER_SECONDS
+        self._port.lingering[self] = None
+        self._port.detach(self)
+        if not self._unsent:
+            self._finish()
+
+    def _finish(self) -> None:
+        """All is sent: say so, then wait for the peer to close."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._port.lost(self)
+
+    def abort(self) -> None:
+        self._port.lost(self)
+
+    def is_closing(self) -> bool:
+        return self.linger_until > 0
+
+    def get_write_buffer_size(self) -> int:
+        return self._unread_bytes
+
+    def pause_reading(self) -> None:
+        self._watch(self._mask & ~_IN)
+
+    def _watch(self, mask: int) -> None:
+        if mask != self._mask and self._sock.fileno() >= 0:
+            self._mask = mask
+            self._port.epoll.modify(self._sock.fileno(), mask)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def destroy(self) -> None:
+        self._unsent.clear()
+        self._sock.close()
+
+
+class PlainPort:
+    """The listening socket and all its connections."""
+
+    def __init__(self, server: Server, selector: TurnSelector, listener: socket.socket, backlog: int) -> None:
+        self.server = server
+        self.epoll = selector.epoll
+        self.lingering: dict[PlainPeer, None] = {}
+        self._listener = listener
+        self._listener_fd = listener.fileno()
+        self._peers: dict[int, PlainPeer] = {}
+        self._loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        listener.listen(backlog)
+        self.epoll.register(self._listener_fd, select.EPOLLIN)
+        selector.on_ready = self._ready
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._listener_fd >= 0:
+            self.epoll.unregister(self._listener_fd)
+            self._listener.close()
+            self._listener_fd = -1
+
+    def destroy(self) -> None:
+        """Drop every connection."""
+        self.close()
+        for peer in list(self._peers.values()):
+            self.lost(peer)
+
+    # ---- events
+
+    def _ready(self, events: list[tuple[int, int]]) -> None:
+        """One turn for everything that is ready."""
+        server = self.server
+        server.begin()
+        peers = self._peers
+        for descriptor, mask in events:
+            peer = peers.get(descriptor)
+            if peer is None:
+                if descriptor == self._listener_fd:
+                    self._accept()
+                continue
+            if mask & _OUT:
+                peer.flush()
+            if mask & ~_OUT:
+                try:
+                    data = peer.receive(RECEIVE_BYTES)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    self.lost(peer)
+                    continue
+                if not data:
+                    self._end_of_input(peer)
+                    continue
+                connection = peer.connection
+                if connection is not None and not connection.closing:
+                    take(server, connection, peer.decoder, data)
+        server.end()
+
+    def _end_of_input(self, peer: PlainPeer) -> None:
+        """The peer sends no more; gearmand drops it then, and so do we."""
+        self.lost(peer)
+
+    def _accept(self) -> None:
+        server = self.server
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    server.log.error(
+                        "cannot accept connections",
+                        reason=error.strerror,
+                        remedy="raise the limit on open files (ulimit -n) or lower --max-connections",
+                    )
+                    self.epoll.unregister(self._listener_fd)
+                    self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
+                    return
+                continue  # that one was gone before we took it
+            if not server.has_room():
+                server.turned_away()
+                sock.close()
+                continue
+            sock.setblocking(False)
+            set_options(sock, server.settings)
+            connection = new_connection(sock.fileno(), address)
+            peer = PlainPeer(
+                self, sock, connection, Decoder(packet_bytes_max=server.settings.max_payload_bytes)
+            )
+            connection.transport = peer
+            self._peers[sock.fileno()] = peer
+            self.epoll.register(sock.fileno(), _IN)
+            server.node.connected(connection)
+
+    def _accept_again(self) -> None:
+        if self._listener_fd >= 0:
+            self.epoll.register(self._listener_fd, select.EPOLLIN)
+
+    # ---- the end of a connection
+
+    def detach(self, peer: PlainPeer) -> None:
+        """The node has no more to do with it."""
+        connection, peer.connection = peer.connection, None
+        if connection is not None:
+            self.server.turn()
+            self.server.left(connection)
+
+    def lost(self, peer: PlainPeer) -> None:
+        """The socket is of no more use."""
+        descriptor = peer.fileno()
+        if descriptor >= 0:
+            self._peers.pop(descriptor, None)
+            self.lingering.pop(peer, None)
+            peer.destroy()  # which takes it out of the epoll too
+        self.detach(peer)
+
+    def drop_lingering(self, now_seconds: float) -> None:
+        """Close what the peers did not close in time."""
+        for peer in [peer for peer in self.lingering if peer.linger_until <= now_seconds]:
+            self.lost(peer)

@@ -1,0 +1,92 @@
+"""TLS connections: asyncio's transports do the cryptography."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import TYPE_CHECKING, cast
+
+from cluster.server.errors import StartError
+from cluster.server.peer import UNREAD_HIGH_WATER_BYTES, new_connection, set_options, take
+from cluster.wire import Decoder
+
+if TYPE_CHECKING:
+    from cluster.node import Connection
+    from cluster.server.server import Server
+    from cluster.server.settings import Settings
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """What the settings say of TLS; None for none. Raises StartError."""
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        if settings.tls_ca is not None:
+            context.load_verify_locations(settings.tls_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(
+            f"TLS cannot be set up ({error}): check tls_certificate, tls_key and tls_ca"
+        ) from None
+    return context
+
+
+class TlsPeer(asyncio.Protocol):
+    """Bytes between one TLS connection and the node."""
+
+    __slots__ = ("_connection", "_decoder", "_server", "_transport")
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._decoder = Decoder(packet_bytes_max=server.settings.max_payload_bytes)
+        self._connection: Connection | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        server = self._server
+        if not server.has_room():
+            server.turned_away()
+            transport.abort()
+            return
+        sock = transport.get_extra_info("socket")
+        set_options(sock, server.settings)
+        connection = new_connection(sock.fileno(), transport.get_extra_info("peername"))
+        connection.transport = transport
+        transport.set_write_buffer_limits(high=UNREAD_HIGH_WATER_BYTES)
+        self._connection = connection
+        self._transport = transport
+        server.turn()
+        server.node.connected(connection)
+
+    def data_received(self, data: bytes) -> None:
+        connection = self._connection
+        if connection is not None and not connection.closing:
+            self._server.turn()
+            take(self._server, connection, self._decoder, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            self._server.turn()
+            self._server.left(connection)
+
+    def pause_writing(self) -> None:
+        """The peer does not read: do not let it ask for more."""
+        assert self._transport is not None
+        with contextlib.suppress(RuntimeError):
+            self._transport.pause_reading()
+        if self._connection is not None:
+            self._server.slow[self._connection] = None
+
+    def resume_writing(self) -> None:
+        assert self._transport is not None
+        if self._connection is not None:
+            self._server.slow.pop(self._connection, None)
+        if not self._transport.is_closing():
+            with contextlib.suppress(RuntimeError):
+                self._transport.resume_reading()

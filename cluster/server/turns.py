@@ -1,0 +1,101 @@
+"""The loop's selector: one wait for everything, and plain connections served on the spot.
+
+asyncio makes a handle and a callback for each readable socket, and its transports a few objects more:
+several microseconds for each read and write, as much as the job itself. Here the plain connections are
+registered with the loop's own epoll, beside asyncio's files, but not with asyncio: what is ready of them
+is handed over in one call, which is one turn of the node. Everything else (journal, TLS, timers, signals)
+goes asyncio's ordinary way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+from collections.abc import Callable, Mapping
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
+from typing import Any, Final
+
+EVENTS_PER_TURN: Final = 1024
+
+
+class TurnSelector(BaseSelector):
+    """An epoll selector for asyncio.SelectorEventLoop.
+
+    Files that `epoll` has but asyncio did not register are `on_ready`'s business: it gets all events of
+    a wait and picks its own.
+    """
+
+    def __init__(self) -> None:
+        self.epoll = select.epoll()
+        self.on_ready: Callable[[list[tuple[int, int]]], None] = lambda events: None
+        self._keys: dict[int, SelectorKey] = {}
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        if timeout is None:
+            wait = -1.0
+        elif timeout <= 0:
+            wait = 0.0
+        else:
+            # epoll counts milliseconds; wait at least as long as was asked.
+            wait = math.ceil(timeout * 1e3) * 1e-3
+        try:
+            events = self.epoll.poll(wait, EVENTS_PER_TURN)
+        except InterruptedError:
+            return []
+        if not events:
+            return []
+        keys = self._keys
+        ready = []
+        for descriptor, mask in events:
+            key = keys.get(descriptor)
+            if key is not None:
+                wanted = key.events
+                found = (EVENT_WRITE if mask & ~select.EPOLLIN else 0) | (
+                    EVENT_READ if mask & ~select.EPOLLOUT else 0
+                )
+                ready.append((key, found & wanted))
+        if len(ready) < len(events):
+            self.on_ready(events)
+        return ready
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        descriptor = _descriptor(fileobj)
+        if descriptor in self._keys:
+            raise KeyError(f"{fileobj!r} is registered already")
+        key = SelectorKey(fileobj, descriptor, events, data)
+        self.epoll.register(descriptor, _mask(events))
+        self._keys[descriptor] = key
+        return key
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        key = self._keys.pop(_descriptor(fileobj))
+        with contextlib.suppress(OSError):  # closed already, which takes it out
+            self.epoll.unregister(key.fd)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        old = self._keys[_descriptor(fileobj)]
+        key = old._replace(events=events, data=data)
+        if events != old.events:
+            self.epoll.modify(key.fd, _mask(events))
+        self._keys[key.fd] = key
+        return key
+
+    def get_map(self) -> Mapping[Any, SelectorKey]:
+        return self._keys
+
+    def get_key(self, fileobj: Any) -> SelectorKey:
+        return self._keys[_descriptor(fileobj)]
+
+    def close(self) -> None:
+        self._keys.clear()
+        self.epoll.close()
+
+
+def _descriptor(fileobj: Any) -> int:
+    return fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+
+
+def _mask(events: int) -> int:
+    return (select.EPOLLIN if events & EVENT_READ else 0) | (select.EPOLLOUT if events & EVENT_WRITE else 0)
