@@ -190,7 +190,8 @@ def _report(
             assert isinstance(job, Job)
             click.echo(job.handle)
         else:
-            _write(result)
+            # On a terminal the prompt must not stick to the result.
+            _write(result + (b"\n" if sys.stdout.isatty() and not result.endswith(b"\n") else b""))
     if error is None:
         return 0
     if isinstance(error, CallerMistake):
