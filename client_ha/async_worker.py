@@ -120,6 +120,8 @@ class AsyncHAWorker(BaseWorker):
 
     async def stop(self) -> None:
         """Drain and end; waits for it when the worker runs as a context manager, except in its own tasks."""
+        if self._engine is not None:
+            self._engine.drain()  # here and now: not one grab more
         if self._stop is not None:
             self._stop.set()
         background = self._background

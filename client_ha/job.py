@@ -270,7 +270,8 @@ class Job(BaseJob):
 
     def _conclude(self) -> None:
         # result() returns only after the callbacks were called, so that they may be relied on.
-        if self._callback_thread is None or self._callbacks is None:
+        # The acknowledgement of a background job waits for none, so that callbacks may submit such.
+        if self._callback_thread is None or self._callbacks is None or self.background:
             super()._conclude()
         else:
             self._callback_thread.run(_conclude, self, super()._conclude)
@@ -281,10 +282,12 @@ class Job(BaseJob):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds until it ended; return whether it did."""
         if not self.finished:
-            if self._callback_thread is not None and self._callback_thread.is_current():
+            # Only jobs with callbacks end by way of that thread; others may be waited for in it.
+            by_callbacks = self._callbacks is not None and not self.background
+            if by_callbacks and self._callback_thread is not None and self._callback_thread.is_current():
                 raise WrongThread(
-                    "result() and wait() were called inside a callback, for a job that has not ended: the "
-                    "callbacks have one thread, so it never would. Wait in another thread"
+                    "result() or wait() was called inside a callback, for a job with callbacks that has not "
+                    "ended: callbacks have one thread, so it never would. Wait in another thread"
                 )
             if self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
                 self._gate.release()

@@ -201,8 +201,9 @@ class HAWorker(BaseWorker):
     ) -> Callable[[AnyTaskFunction], AnyTaskFunction]:
         """Make a function the task of this name. It is given a JobContext and returns bytes, str or None.
 
-        timeout_seconds     told to the servers; one that waited so long gives the job to another worker. A
-                            thread cannot be stopped, so the task itself goes on; its result is refused
+        timeout_seconds     told to the servers: gearmand then gives the job to another worker. Should the
+                            server not have acted a second later, the worker reports failure. A thread cannot
+                            be stopped, so the task goes on, in its slot; its result is dropped
 
         What it raises goes to the client as JobException; JobFailed as failure; Retry gives the job back.
         Raises InvalidArgument.
@@ -302,10 +303,18 @@ class HAWorker(BaseWorker):
         outbox = Outbox(loop)
         runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
 
+        def overdue(run: Run) -> None:
+            logger.error(
+                "%s runs longer than its %.3g s; it is reported as failed, its thread cannot be stopped",
+                run.context,
+                run.task.timeout_seconds,
+            )
+            engine.expire(run)
+
         def begin(run: Run) -> None:
             limit = run.task.timeout_seconds
             if limit is not None:
-                run.timer = loop.call_later(limit + TIMEOUT_GRACE_SECONDS, _overdue, run, limit)
+                run.timer = loop.call_later(limit + TIMEOUT_GRACE_SECONDS, overdue, run)
             runs.put(run)
 
         def work() -> None:
@@ -325,8 +334,13 @@ class HAWorker(BaseWorker):
         self._task_threads = threads
         for thread in threads:
             thread.start()
+
+        def stop_now() -> None:
+            engine.drain()  # here and now: not one grab more
+            stop.set()
+
         with self._lock:
-            self._stop_now = lambda: outbox.post(stop.set)
+            self._stop_now = lambda: outbox.post(stop_now)
             if self._stop_wanted:
                 stop.set()
         if orphaned >= 0:
@@ -346,12 +360,3 @@ class HAWorker(BaseWorker):
             outbox.close()
             for _ in threads:
                 runs.put(None)
-
-
-def _overdue(run: Run, limit_seconds: float) -> None:
-    logger.warning(
-        "%s of %s runs longer than its %.3g s; its thread cannot be stopped, its result may be refused",
-        run.context.handle,
-        run.context.function,
-        limit_seconds,
-    )

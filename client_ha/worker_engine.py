@@ -60,7 +60,7 @@ class Run:
         self.handle = handle
         self.task = task
         self.context: JobContext
-        self.replaced = False  # the server gave the same handle again: this run's result is not wanted
+        self.replaced = False  # over its time, or the handle was given out again: its result is not wanted
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -180,9 +180,7 @@ class WorkerEngine:
             if peer.giving_back and not peer.running:
                 connection.close("gives a job back")
         elif run.replaced:
-            logger.warning(
-                "%s: %s was given out again; its first result is dropped", run.link.server, run.handle
-            )
+            logger.warning("%s: the result of %s comes too late and is dropped", run.link.server, run.handle)
         elif packet is not None:
             self._deliver_later(run.link, packet)
         if self._remaining_jobs is not None and self._remaining_jobs <= 0 and not self._running:
@@ -192,6 +190,26 @@ class WorkerEngine:
             self._check_idle()
         else:
             self._schedule()
+
+    def expire(self, run: Run) -> None:
+        """A run is over its time and cannot be stopped: report failure, and do not wait for its result.
+
+        The server's own clock was to decide first. But gearmand forgets it when the worker goes to sleep with
+        a slot free, and has one for all jobs of a connection. If it did take the job back, it knows no job to
+        fail and says so; that does no harm.
+        """
+        if run.replaced:
+            return
+        run.replaced = True
+        connection = run.connection
+        if connection is None:
+            self._orphans.pop((run.link.server, run.handle), None)
+            return
+        peer = _peer(connection)
+        peer.running.pop(run.handle, None)
+        connection.write(request(WORK_FAIL, run.handle))
+        if peer.giving_back and not peer.running:
+            connection.close("gives a job back")
 
     def report(self, run: Run, packet: bytes) -> None:
         """Progress, data or a warning of a run. Without a connection it is dropped: nobody waits for it."""

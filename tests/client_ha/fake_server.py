@@ -1,0 +1,145 @@
+"""A Gearman server whose every answer the test decides: for what a real one will not do on command."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from cluster.wire import PACKETS, Decoder, response, split_arguments
+from cluster.wire.packets import (
+    CAN_DO,
+    CAN_DO_TIMEOUT,
+    ECHO_REQ,
+    ECHO_RES,
+    OPTION_REQ,
+    OPTION_RES,
+    SET_CLIENT_ID,
+)
+
+SCENARIO_SECONDS = 10.0
+
+
+def in_loop(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test; one that hangs fails."""
+
+    @functools.wraps(scenario)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(SCENARIO_SECONDS):
+                await scenario(*arguments, **fixtures)
+
+        asyncio.run(bounded())
+
+    return run
+
+
+class FakeConnection(asyncio.Protocol):
+    """One accepted connection."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+        self._decoder = Decoder()
+        self._transport: asyncio.Transport | None = None
+        self.announced: list[bytes] = []
+        self.client_id = b""
+        self.echoes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.accepted += 1
+        self._server.connections.append(self)
+        if self._server.hangs_up:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.remove(self)
+        self._server.changed()
+
+    def data_received(self, data: bytes) -> None:
+        for packet_type, body in self._decoder.feed(data):
+            if packet_type == ECHO_REQ:
+                self.echoes += 1
+                if not self._server.silent:
+                    self.send(ECHO_RES, body)
+            elif packet_type == OPTION_REQ:
+                self.send(OPTION_RES, body)
+            elif packet_type == SET_CLIENT_ID:
+                self.client_id = body
+            elif packet_type in (CAN_DO, CAN_DO_TIMEOUT):
+                self.announced.append(body)
+            else:
+                arguments = split_arguments(packet_type, body)
+                self._server.heard.append((self, packet_type, arguments))
+            self._server.changed()
+
+    def send(self, packet_type: int, *arguments: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(response(packet_type, *arguments))
+
+    def drop(self) -> None:
+        assert self._transport is not None
+        self._transport.abort()
+
+
+class FakeServer:
+    """Answers echoes and options by itself; everything else is the test's."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.silent = False  # reads, answers nothing
+        self.hangs_up = False  # accepts, and closes at once
+        self.accepted = 0
+        self.connections: list[FakeConnection] = []
+        self.heard: list[tuple[FakeConnection, int, list[bytes]]] = []
+        self._listener: asyncio.Server | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> FakeServer:
+        """Listen; on the same port as before when it was started before."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: FakeConnection(self), "127.0.0.1", self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
+        return self
+
+    async def stop(self) -> None:
+        """Die: no listener, no connections."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for connection in list(self.connections):
+            connection.drop()
+        await self.until(lambda: not self.connections)
+
+    async def __aenter__(self) -> FakeServer:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def changed(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Wait until the condition holds; looked at whenever anything arrives or a connection ends."""
+        while not condition():
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+    async def expect(self, packet_type: int) -> tuple[FakeConnection, list[bytes]]:
+        """Wait for the next packet, which must be of this type."""
+        await self.until(lambda: self.heard)
+        connection, got, arguments = self.heard.pop(0)
+        wanted = PACKETS[packet_type].name
+        assert got == packet_type, f"expected {wanted}, got {PACKETS[got].name}{arguments!r}"
+        return connection, arguments
