@@ -26,9 +26,7 @@ LETTERS: Final = "bc:f:h:HILnNp:Pst:u:vwi:dS"
 SERVER_ENVIRONMENT: Final = "GEARMAN_SERVER"
 PORT_DEFAULT: Final = 4730
 
-USAGE: Final = """
-{name}	Error in usage({fault}).
-
+USAGE: Final = """{fault}
 Client mode: {name} [options] [<data>]
 Worker mode: {name} -w [options] [<command> [<args> ...]]
 
@@ -115,7 +113,6 @@ def read(arguments: Sequence[str]) -> Options:
         match letter:
             case "-H":
                 options.help = True
-                break
             case "-f":
                 options.functions.append(value)
             case "-h":
@@ -159,9 +156,10 @@ def usage(options: Options) -> str:
     def shown(value: bool) -> str:
         return "true" if value else "false"
 
+    name = "gearfleet gearman"
     return USAGE.format(
-        name="gearfleet gearman",
-        fault=options.fault,
+        name=name,
+        fault=f"\n{name}\tError in usage({options.fault}).\n" if options.fault else "",
         verbose=shown(options.verbose),
         background=shown(options.background),
         lines=shown(options.lines),

@@ -75,7 +75,9 @@ class Client:
 
     def run(self, payload: bytes) -> None:
         """Submit one payload to every function and see the jobs to their ends."""
-        tasks = [Task(function) for function in self._options.functions if self._acceptable(function)]
+        # The last function comes first, as libgearman does it.
+        functions = [f for f in reversed(self._options.functions) if self._acceptable(f)]
+        tasks = [Task(function) for function in functions]
         if not tasks:
             return
         try:
