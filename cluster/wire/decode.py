@@ -7,6 +7,7 @@ The decoder holds at most one incomplete message: `packet_bytes_max` plus one re
 payload once, also when a large one arrives in thousands of pieces.
 """
 
+from struct import Struct
 from typing import Final
 
 from cluster.wire.encode import HEADER
@@ -25,8 +26,13 @@ MISDIRECTED: Final = -2  # a well-formed packet whose magic belongs to the other
 # No text command begins with a control character. A TLS hello does (0x16), has no line end to wait for, and
 # its sender waits for an answer.
 _NEVER_BEGINS_TEXT: Final = frozenset(range(0x20)) - frozenset(b"\t\r\n")
+# How an HTTP request's first line ends; its sender waits for an answer that it can read, or for the end.
+_HTTP_VERSIONS: Final = (b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0")
 
 _unpack_header = HEADER.unpack_from
+# Magic and type as one number, then the size: one object less for each packet.
+_unpack_head: Final = Struct(">QI").unpack_from
+_TYPE_MAX: Final = 0xFFFFFFFF
 
 
 class ProtocolError(Exception):
@@ -46,6 +52,7 @@ class Decoder:
         self, *, from_server: bool = False, packet_bytes_max: int = PACKET_BYTES_MAX_DEFAULT
     ) -> None:
         self._expected = MAGIC_RESPONSE if from_server else MAGIC_REQUEST
+        self._base = int.from_bytes(self._expected, "big") << 32
         self._other = MAGIC_REQUEST if from_server else MAGIC_RESPONSE
         self.packet_bytes_max = packet_bytes_max
         self.error: ProtocolError | None = None
@@ -56,20 +63,39 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Return the complete packets as (type, body); type may be TEXT or MISDIRECTED."""
-        if self._held:
-            self._held += data
-            # A text line has no announced length: look at each piece for its end.
-            if len(self._held) < self._needed_bytes:
-                return []
-            data = bytes(self._held)
-            self._held = bytearray()
         packets: list[tuple[int, bytes]] = []
-        if self.error is not None:
-            return packets
+        if self._chunks:
+            self._chunks.append(data)
+            self._held_bytes += len(data)
+            # A text line has no announced length: look at each piece for its end.
+            if self._held_bytes < self._needed_bytes:
+                return packets
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        length = len(data)
+        offset = 0
+        if self.error is None:
+            # What nearly all of it is: whole packets with the right magic.
+            append = packets.append
+            base = self._base
+            size_max = self.packet_bytes_max
+            while length - offset >= HEADER_BYTES:
+                head, size = _unpack_head(data, offset)
+                packet_type = head - base
+                end = offset + HEADER_BYTES + size
+                if not 0 <= packet_type <= _TYPE_MAX or end > length or size > size_max:
+                    break
+                append((packet_type, data[offset + HEADER_BYTES : end]))
+                offset = end
+            if offset < length:
+                self._rest(data, offset, packets)
+        return packets
+
+    def _rest(self, data: bytes, offset: int, packets: list[tuple[int, bytes]]) -> None:
+        """Text, faults, packets of the other direction, and the beginning of what is not complete."""
         append = packets.append
         expected = self._expected
         size_max = self.packet_bytes_max
-        offset = 0
         length = len(data)
         needed = HEADER_BYTES
         while offset < length:
@@ -89,12 +115,12 @@ class Decoder:
                     f"a packet begins with {magic!r} where {expected!r} belongs: "
                     "this is not the Gearman protocol"
                 )
-                return packets
+                return
             if size > size_max:
                 self.error = ProtocolError(
                     f"a packet of type {packet_type} announces {size} bytes; the limit is {size_max} bytes"
                 )
-                return packets
+                return
             end = body + size
             if end > length:
                 needed = HEADER_BYTES + size
@@ -102,9 +128,9 @@ class Decoder:
             append((packet_type if magic == expected else MISDIRECTED, data[body:end]))
             offset = end
         if self.error is None and offset < length:
-            self._held += data[offset:] if offset else data
+            self._chunks.append(data[offset:] if offset else data)
+            self._held_bytes = length - offset
             self._needed_bytes = needed
-        return packets
 
     def _text_line(self, data: bytes, offset: int, packets: list[tuple[int, bytes]]) -> tuple[int, bool]:
         """Take one text line; return the offset behind it and whether it was complete."""
@@ -120,5 +146,9 @@ class Decoder:
                 self.error = ProtocolError(f"a text line is longer than {TEXT_LINE_BYTES_MAX} bytes")
                 return len(data), False
             return offset, False
-        packets.append((TEXT, data[offset:end].rstrip(b"\r")))
+        line = data[offset:end].rstrip(b"\r")
+        if line.endswith(_HTTP_VERSIONS):
+            self.error = ProtocolError("a text line is an HTTP request: this is not the Gearman protocol")
+            return len(data), False
+        packets.append((TEXT, line))
         return end + 1, True

@@ -220,3 +220,12 @@ def test_a_tls_hello_is_a_protocol_error_at_its_first_byte(piece_bytes: int) -> 
     packets = feed_in_pieces(decoder, b"version\n\x16\x03\x01\x02\x00\x01\nstatus\n", piece_bytes)
     assert packets == [(TEXT, b"version")]
     assert "TLS" in str(decoder.error)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 1000])
+@pytest.mark.parametrize("first_line", [b"GET / HTTP/1.1", b"POST /f HTTP/1.0", b"PRI * HTTP/2.0"])
+def test_an_http_request_is_a_protocol_error_at_its_first_line(first_line: bytes, piece_bytes: int) -> None:
+    decoder = Decoder()
+    data = b"version\n" + first_line + b"\r\nHost: example.org\r\n\r\n"
+    assert feed_in_pieces(decoder, data, piece_bytes) == [(TEXT, b"version")]
+    assert "HTTP" in str(decoder.error)
