@@ -14,6 +14,7 @@ resizing to be felt, and so that a slot can move to another node whole.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from cluster.jobs.function import PRIORITIES, Function
@@ -38,8 +39,8 @@ class Ledger:
         self.functions: dict[bytes, Function] = {}
         self.tables = [SlotTable() for _ in range(slot_count)]
         self.ready: tuple[dict[Function, None], ...] = tuple({} for _ in range(PRIORITIES))
-        # Functions that got a job since the sleepers were last woken.
-        self.stirred: dict[Function, None] = {}
+        # The functions of the jobs that were enqueued since the sleepers were last woken, one for each job.
+        self.stirred: list[Function] = []
 
     # ---- functions
 
@@ -56,7 +57,6 @@ class Ledger:
             for priority, queue in enumerate(function.queues):
                 if queue:  # husks
                     self.ready[priority].pop(function, None)
-            self.stirred.pop(function, None)
 
     # ---- a job's life
 
@@ -81,7 +81,7 @@ class Ledger:
             queue.appendleft(job)
         else:
             queue.append(job)
-        self.stirred[function] = None
+        self.stirred.append(function)
 
     def adopt(self, worker: Worker, job: Job) -> None:
         """A worker kept a job that waits to be run again (RECLAIM, or QUEUED after a delivery)."""
@@ -176,7 +176,7 @@ class Ledger:
         function.workers[worker] = None
         if worker.asleep:
             function.sleepers[worker] = None
-            self.stirred[function] = None
+            self.stirred.append(function)
         if timeout_seconds > 0:
             worker.timeouts[function] = timeout_seconds
         else:
@@ -218,16 +218,14 @@ class Ledger:
     def wake(self, count_max: int) -> list[Worker]:
         """The sleepers to be woken for what was enqueued since the last call.
 
-        At most `count_max` for each job that waits, 0 = all. Those left out keep their place in the row.
+        At most `count_max` for each job, 0 = all. Those left out keep their place in the row.
         """
         woken: list[Worker] = []
-        for function in self.stirred:
-            if not function.sleepers:
+        stirred = Counter(self.stirred) if count_max else dict.fromkeys(self.stirred, 0)
+        for function, jobs in stirred.items():
+            if not function.sleepers or not any(map(function.queued, range(PRIORITIES))):
                 continue
-            waiting = sum(map(function.queued, range(PRIORITIES)))
-            if not waiting:
-                continue
-            limit = count_max * waiting or len(function.sleepers)
+            limit = count_max * jobs or len(function.sleepers)
             count = 0
             for worker in list(function.sleepers):
                 if count >= limit:
@@ -244,7 +242,7 @@ class Ledger:
         """A worker that was woken leaves without having grabbed: others are woken in its place."""
         for function in worker.abilities:
             if function.sleepers:
-                self.stirred[function] = None
+                self.stirred.append(function)
 
     # ---- looking
 
