@@ -103,10 +103,9 @@ def test_background_jobs_wait_until_they_are_run() -> None:
     client.submit("reverse", "b", background=True, priority="high")
     client.submit("reverse", "later", background=True, at=time.time() + 3600)
     assert job.handle == again.handle
-    assert [(queued.payload, queued.priority) for queued in client.queued[:2]] == [
-        (b"a", "normal"),
-        (b"b", "high"),
-    ]
+    first, second = client.queued[:2]
+    assert (first.payload, first.priority, first.unique) == (b"a", "normal", "k")
+    assert (second.payload, second.priority) == (b"b", "high")
     assert client.status(job).known
     assert client.status_unique("k").known
     assert client.run_queued() == 2
