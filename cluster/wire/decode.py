@@ -46,7 +46,7 @@ class Decoder:
     the caller answers what it has, says the error and closes.
     """
 
-    __slots__ = ("_expected", "_held", "_needed_bytes", "_other", "error", "packet_bytes_max")
+    __slots__ = ("_base", "_expected", "_held", "_needed_bytes", "_other", "error", "packet_bytes_max")
 
     def __init__(
         self, *, from_server: bool = False, packet_bytes_max: int = PACKET_BYTES_MAX_DEFAULT
@@ -64,14 +64,13 @@ class Decoder:
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Return the complete packets as (type, body); type may be TEXT or MISDIRECTED."""
         packets: list[tuple[int, bytes]] = []
-        if self._chunks:
-            self._chunks.append(data)
-            self._held_bytes += len(data)
+        if self._held:
+            self._held += data
             # A text line has no announced length: look at each piece for its end.
-            if self._held_bytes < self._needed_bytes:
+            if len(self._held) < self._needed_bytes:
                 return packets
-            data = b"".join(self._chunks)
-            self._chunks.clear()
+            data = bytes(self._held)
+            self._held = bytearray()
         length = len(data)
         offset = 0
         if self.error is None:
@@ -128,8 +127,7 @@ class Decoder:
             append((packet_type if magic == expected else MISDIRECTED, data[body:end]))
             offset = end
         if self.error is None and offset < length:
-            self._chunks.append(data[offset:] if offset else data)
-            self._held_bytes = length - offset
+            self._held += memoryview(data)[offset:]
             self._needed_bytes = needed
 
     def _text_line(self, data: bytes, offset: int, packets: list[tuple[int, bytes]]) -> tuple[int, bool]:
