@@ -6,7 +6,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -58,7 +58,8 @@ class Peer:
         self.socket = socket.create_connection(
             (host, port), timeout=WAIT_SECONDS, source_address=(source_host, 0) if source_host else None
         )
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # closed already by a server that wants no more connections
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._decoder = Decoder(from_server=True)
         self._received: deque[Packet] = deque()
 
