@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -235,14 +234,3 @@ class Grabbed(NamedTuple):
     function: bytes
     unique: bytes
     payload: bytes
-
-
-@contextmanager
-def closing_all() -> Iterator[list[Peer]]:
-    """A list whose connections are closed at the end."""
-    peers: list[Peer] = []
-    try:
-        yield peers
-    finally:
-        for peer in peers:
-            peer.close()
