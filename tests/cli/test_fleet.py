@@ -1,0 +1,163 @@
+"""status, workers, jobs, cancel, maxqueue and top, on a node and on gearmand."""
+
+import json
+import os
+import pty
+
+import pytest
+
+from tests.cli.conftest import GEARFLEET, RunCommand
+from tests.support import Gearmand, Node, eventually
+from tests.support.node import ServerProcess
+
+
+@pytest.fixture(params=["node", "gearmand"])
+def server(request: pytest.FixtureRequest) -> ServerProcess:
+    found = request.getfixturevalue("shared_node" if request.param == "node" else "stock_gearmand")
+    assert isinstance(found, ServerProcess)
+    return found
+
+
+def test_status_counts_what_waits_runs_and_works(
+    gearfleet: RunCommand, server: ServerProcess, function: bytes
+) -> None:
+    with server.connect() as client, server.connect() as worker:
+        client.submit(function, b"1", background=True)
+        client.submit(function, b"2", background=True, priority="high")
+        ended = gearfleet("status", "-s", server.address)
+        row = next(line for line in ended.out.decode().splitlines() if line.startswith(function.decode()))
+        assert row.split() == [function.decode(), "2", "0", "0", "!", "no", "worker"]
+
+        worker.can_do(function)
+        running = worker.grab_one()
+        listed = json.loads(gearfleet("status", "--json", "-s", server.address).out)
+        expected = {
+            "server": server.address,
+            "function": function.decode(),
+            "total": 2,
+            "running": 1,
+            "workers": 1,
+        }
+        assert expected in listed
+        priorities = json.loads(gearfleet("status", "--priorities", "--json", "-s", server.address).out)
+        row = next(row for row in priorities if row["function"] == function.decode())
+        assert (row["high"], row["normal"], row["low"]) == (0, 1, 0)
+        worker.complete(running.handle)
+        worker.complete(worker.grab_one().handle)
+        worker.settle()
+
+
+def test_workers_are_listed_with_what_they_can_do(
+    gearfleet: RunCommand, server: ServerProcess, function: bytes
+) -> None:
+    with server.connect() as worker:
+        worker.can_do(function)
+        listed = json.loads(gearfleet("workers", "--json", "-s", server.address).out)
+        assert [row["address"] for row in listed if function.decode() in row["functions"]] == ["127.0.0.1"]
+
+
+def test_a_job_is_listed_and_cancelled_once(
+    gearfleet: RunCommand, server: ServerProcess, function: bytes
+) -> None:
+    with server.connect() as client:
+        handle = client.submit(function, background=True).decode()
+    listed = json.loads(gearfleet("jobs", "--json", "-s", server.address).out)
+    assert [row["queued"] for row in listed if row["handle"] == handle] == [True]
+
+    ended = gearfleet("cancel", handle, "H:nowhere:1", "-s", server.address)
+
+    assert ended.code == 1
+    assert ended.out.decode() == f"cancelled {handle}\n"
+    assert b"no job H:nowhere:1" in ended.err
+
+
+def test_a_limit_is_set_read_back_and_taken_away(
+    gearfleet: RunCommand, shared_node: Node, function: bytes
+) -> None:
+    name, at = function.decode(), ["-s", shared_node.address]
+    assert gearfleet("maxqueue", name, *at).out.decode() == f"No limit for {name}.\n"
+    assert gearfleet("maxqueue", name, "3", "2", "1", *at).code == 0
+    assert json.loads(gearfleet("maxqueue", name, "--json", *at).out) == [
+        {"server": shared_node.address, "function": name, "high": 3, "normal": 2, "low": 1}
+    ]
+    assert gearfleet("maxqueue", name, "-1", *at).code == 0
+    assert gearfleet("maxqueue", name, *at).out.decode() == f"No limit for {name}.\n"
+
+
+def test_gearmand_takes_a_limit_but_cannot_say_it(gearfleet: RunCommand, stock_gearmand: Gearmand) -> None:
+    assert gearfleet("maxqueue", "f", "3", "-s", stock_gearmand.address).code == 0
+    ended = gearfleet("maxqueue", "-s", stock_gearmand.address)
+    assert ended.code == 1
+    assert b"gearmand can set limits but not show them" in ended.err
+
+
+def test_two_numbers_are_no_limit(gearfleet: RunCommand) -> None:
+    assert gearfleet("maxqueue", "f", "1", "2").code == 2
+
+
+def test_a_server_that_is_down_is_named_and_the_others_answer(
+    gearfleet: RunCommand, shared_node: Node
+) -> None:
+    ended = gearfleet("status", "-s", f"127.0.0.1:1,{shared_node.address}")
+    assert ended.code == 0
+    assert b"127.0.0.1:1: no connection (connection refused); check the address" in ended.err
+
+
+@pytest.mark.parametrize("command", [["status"], ["workers"], ["jobs"], ["cancel", "H:x:1"], ["maxqueue"]])
+def test_without_any_server_the_exit_code_is_3(gearfleet: RunCommand, command: list[str]) -> None:
+    ended = gearfleet(*command, "-s", "127.0.0.1:1")
+    assert ended.code == 3
+    assert b"no server answered. 127.0.0.1:1: no connection (connection refused)" in ended.err
+
+
+def test_a_peer_that_is_no_gearman_server_is_said_so(gearfleet: RunCommand, tmp_path: object) -> None:
+    ended = gearfleet("status", "-s", "[::1")
+    assert ended.code == 2
+    assert b"write IPv6 as" in ended.err
+
+
+def test_the_environment_names_the_servers(
+    gearfleet: RunCommand, shared_node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAN_SERVERS", shared_node.address)
+    assert gearfleet("status").code == 0
+
+
+def test_top_prints_one_look(gearfleet: RunCommand, server: ServerProcess, function: bytes) -> None:
+    with server.connect() as client:
+        client.submit(function, background=True)
+        ended = gearfleet("top", "--once", "-s", server.address)
+        assert ended.code == 0
+        text = ended.out.decode()
+        assert server.line("version").removeprefix("OK ") in text
+        assert "! no worker" in next(line for line in text.splitlines() if line.startswith(function.decode()))
+
+
+def test_top_without_a_server_ends_with_3(gearfleet: RunCommand) -> None:
+    ended = gearfleet("top", "--once", "-s", "127.0.0.1:1")
+    assert ended.code == 3
+    assert b"connection refused" in ended.out
+
+
+def test_top_on_a_terminal_shows_new_jobs_and_ends_at_q(shared_node: Node, function: bytes) -> None:
+    process_id, terminal = pty.fork()
+    if process_id == 0:
+        os.environ.update(COLUMNS="80", LINES="500", TERM="xterm")
+        os.execv(GEARFLEET, [GEARFLEET, "top", "--interval", "0.1", "-s", shared_node.address])
+    shown = b""
+
+    def sees(text: bytes) -> bool:
+        nonlocal shown
+        shown += os.read(terminal, 65536)
+        return text in shown
+
+    try:
+        eventually(lambda: sees(b"Connections"))
+        with shared_node.connect() as client:
+            client.submit(function, background=True)
+        eventually(lambda: sees(function))
+        os.write(terminal, b"q")
+        eventually(lambda: sees(b"\x1b[?1049l"))  # the screen is given back
+        assert os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]) == 0
+    finally:
+        os.close(terminal)
