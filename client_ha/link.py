@@ -106,7 +106,8 @@ class Link:
         loop = asyncio.get_running_loop()
         while True:
             retrying = tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception_type((OSError, TimeoutError)),
+                # Whatever it was, such as a name that cannot be one: a server is never silently lost.
+                retry=tenacity.retry_if_exception_type(Exception),
                 wait=lambda _: backoff_seconds(self._timing, self._failures, self._dice),
                 sleep=asyncio.sleep,
                 before_sleep=self._failed,
@@ -135,10 +136,12 @@ class Link:
             self.error = f"no connection within {self._timing.connect_seconds:.3g} s"
             self._failures += 1
             raise
-        except OSError as error:
-            self.error = error.strerror or str(error) or type(error).__name__
+        except Exception as error:
+            self.error = str(error) or type(error).__name__
             if isinstance(error, ConnectionRefusedError):
                 self.error = "connection refused"
+            elif isinstance(error, OSError) and error.strerror:
+                self.error = error.strerror
             self._failures += 1
             raise
         if connection.closed:  # between the handshake and this turn of the loop

@@ -238,6 +238,15 @@ async def test_without_any_server_the_error_lists_what_was_tried(quick: Timing) 
 
 
 @in_loop
+async def test_a_name_that_cannot_be_one_is_an_attempt_like_others(quick: Timing) -> None:
+    name = "x" * 64 + ".invalid"  # no label may be that long; the resolver raises UnicodeError
+    async with AsyncHAClient(name, timing=quick) as client:
+        with pytest.raises(NoServerAvailable) as caught:
+            await client.submit("f", background=True, timeout=0.2)
+        assert "not connected yet" not in caught.value.attempts[0][1]
+
+
+@in_loop
 async def test_jobs_wait_for_a_server_that_comes_up(quick: Timing) -> None:
     server = await FakeServer().start()
     await server.stop()
