@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from cluster.wire import packets as wire
+from cluster.wire import request
 from tests.support import Node, Peer, eventually
 from tests.support.machine import need_open_files, resident_bytes
 
@@ -32,10 +33,8 @@ def bystander(node: Node) -> Iterator[list[float]]:
     rounds: list[float] = []
     stop = threading.Event()
     problems: list[BaseException] = []
-    client, worker = node.connect(), node.connect()
-    worker.can_do(b"bystander")
 
-    def serve() -> None:
+    def serve(client: Peer, worker: Peer) -> None:
         try:
             while not stop.is_set():
                 began = time.monotonic()
@@ -47,8 +46,9 @@ def bystander(node: Node) -> Iterator[list[float]]:
         except BaseException as problem:
             problems.append(problem)
 
-    thread = threading.Thread(target=serve)
-    with client, worker:
+    with node.connect() as client, node.connect() as worker:
+        worker.can_do(b"bystander")
+        thread = threading.Thread(target=serve, args=(client, worker))
         thread.start()
         try:
             eventually(lambda: rounds or problems)
@@ -167,15 +167,16 @@ def test_a_client_that_asks_and_never_reads_is_not_read_either(
     silent = connect(node)
     silent.socket.settimeout(0.5)
     before = resident_bytes(node.process_id)
-    sent = 0
+    echo = request(wire.ECHO_REQ, bytes(MEGABYTE))
+
+    def send_400_megabytes() -> None:
+        for _ in range(400):
+            silent.socket.sendall(echo)
+
     with bystander(node) as rounds:
         # When it has sent until the node takes no more of it
         with pytest.raises(TimeoutError):
-            while sent < 400 * MEGABYTE:
-                silent.socket.sendall(
-                    b"\0REQ" + struct.pack(">II", wire.ECHO_REQ, MEGABYTE) + bytes(MEGABYTE)
-                )
-                sent += MEGABYTE
+            send_400_megabytes()
         # Then memory is bounded, and the others are served
         assert resident_bytes(node.process_id) - before < 40 * MEGABYTE
         assert max(rounds) < PAUSE_SECONDS_MAX
