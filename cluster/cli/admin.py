@@ -171,11 +171,12 @@ class Admin:
         return True
 
     def maxqueues(self) -> list[QueueLimits]:
-        """The limits that are set."""
-        return [
+        """The functions that have a limit."""
+        rows = [
             QueueLimits(function, *self._numbers(numbers, 3))
             for function, numbers in self._columns("show maxqueue")
         ]
+        return [row for row in rows if row.high or row.normal or row.low]
 
     def set_maxqueue(self, function: str, limits: tuple[int, ...]) -> None:
         """Set one limit for all priorities, or three: high, normal, low. 0 is no limit."""

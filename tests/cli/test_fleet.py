@@ -3,6 +3,8 @@
 import json
 import os
 import pty
+import socket
+from threading import Thread
 
 import pytest
 
@@ -110,10 +112,37 @@ def test_without_any_server_the_exit_code_is_3(gearfleet: RunCommand, command: l
     assert b"no server answered. 127.0.0.1:1: no connection (connection refused)" in ended.err
 
 
-def test_a_peer_that_is_no_gearman_server_is_said_so(gearfleet: RunCommand, tmp_path: object) -> None:
+def test_an_address_with_a_slip_is_a_usage_error(gearfleet: RunCommand) -> None:
     ended = gearfleet("status", "-s", "[::1")
     assert ended.code == 2
     assert b"write IPv6 as" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", b"check that this is a Gearman server"),
+        (b"", b"it closed the connection"),
+        (b"x" * 1_000_000, b"a line without end"),
+    ],
+)
+def test_a_peer_that_is_no_gearman_server_is_said_so(
+    gearfleet: RunCommand, answer: bytes, message: bytes
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1)
+                connection.sendall(answer)
+
+        server = Thread(target=serve)
+        server.start()
+        ended = gearfleet("status", "-s", f"127.0.0.1:{listener.getsockname()[1]}")
+        server.join()
+    assert ended.code == 3
+    assert message in ended.err
 
 
 def test_the_environment_names_the_servers(

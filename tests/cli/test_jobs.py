@@ -1,0 +1,164 @@
+"""gearfleet submit and gearfleet work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.cli.jobs import read_moment
+from tests.cli.conftest import GEARFLEET, RunCommand, StartCommand, run_process
+from tests.support import Node, eventually
+from tests.support.program import Program, wait_for_workers
+
+
+def work(start: StartCommand, node: Node, function: bytes, *words: str) -> Program:
+    program = start("work", "-s", node.address, function.decode(), *words)
+    wait_for_workers(node, function)
+    return program
+
+
+def test_a_job_runs_a_command_and_its_output_comes_back(
+    gearfleet: RunCommand, start_gearfleet: StartCommand, shared_node: Node, function: bytes
+) -> None:
+    work(start_gearfleet, shared_node, function, "--", "tr", "a-z", "A-Z")
+    name, at = function.decode(), ("-s", shared_node.address)
+
+    assert gearfleet("submit", *at, name, "hello") == (0, b"HELLO", b"")
+    assert gearfleet("submit", *at, name, feed=b"from\n\0stdin") == (0, b"FROM\n\0STDIN", b"")
+    assert gearfleet("submit", *at, name, "-", feed=b"dash") == (0, b"DASH", b"")
+    assert gearfleet("submit", *at, name, "one", "two", "--priority", "high") == (0, b"ONETWO", b"")
+
+    record = json.loads(gearfleet("submit", *at, name, "x", "--json", "-u", "key").out)
+    assert record.pop("handle")
+    assert record == {
+        "function": name,
+        "unique": "key",
+        "server": shared_node.address,
+        "background": False,
+        "output": "X",
+        "error": None,
+    }
+
+
+def test_a_command_that_fails_fails_its_job_after_its_output(
+    gearfleet: RunCommand, start_gearfleet: StartCommand, shared_node: Node, function: bytes
+) -> None:
+    work(start_gearfleet, shared_node, function, "--", "sh", "-c", "echo $JOB_FUNCTION; exit 3")
+    ended = gearfleet("submit", "-s", shared_node.address, function.decode(), "x")
+    assert ended.code == 1
+    assert ended.out == function + b"\n"
+    assert b"the worker reported failure" in ended.err
+
+
+def test_a_command_over_its_time_limit_is_killed_and_fails(
+    gearfleet: RunCommand, start_gearfleet: StartCommand, shared_node: Node, function: bytes
+) -> None:
+    work(start_gearfleet, shared_node, function, "--time-limit", "1", "--", "sleep", "600")
+    assert gearfleet("submit", "-s", shared_node.address, function.decode(), "x").code == 1
+
+
+def test_background_jobs_print_handles_and_count_ends_the_worker(
+    gearfleet: RunCommand, start_gearfleet: StartCommand, shared_node: Node, function: bytes, tmp_path: Path
+) -> None:
+    name, at = function.decode(), ("-s", shared_node.address)
+    ended = gearfleet("submit", "-b", *at, name, "one\n", "two\n")
+    assert ended.code == 0
+    assert len(set(ended.out.split())) == 2
+    output = tmp_path / "output"
+
+    worker = start_gearfleet("work", *at, "--count", "2", name, "--", "sh", "-c", f"cat >> {output}")
+
+    assert worker.wait() == 0
+    assert sorted(output.read_text().split()) == ["one", "two"]
+
+
+def test_a_job_for_later_waits(gearfleet: RunCommand, shared_node: Node, function: bytes) -> None:
+    ended = gearfleet("submit", "--at", "+1h", "-s", shared_node.address, function.decode(), "x")
+    assert ended.code == 0
+    with shared_node.connect() as worker:
+        worker.can_do(function)
+        assert worker.grab() is None
+    assert gearfleet("cancel", ended.out.decode().strip(), "-s", shared_node.address).code == 0
+
+
+def test_sigterm_lets_the_job_that_runs_finish(
+    start_gearfleet: StartCommand, shared_node: Node, function: bytes, tmp_path: Path
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    go.touch()
+    script = f"touch {begun}; tail -f --pid=$PPID {go} | head -c 2"
+    worker = work(start_gearfleet, shared_node, function, "--", "sh", "-c", script)
+    with shared_node.connect() as client:
+        client.submit(function)
+        eventually(begun.exists)
+        next_job = client.submit(function, background=True)
+        worker.process.terminate()
+        go.write_text("ok")
+        packet = client.receive()
+        assert (packet.name, packet.arguments[1]) == ("WORK_COMPLETE", b"ok")
+        assert worker.wait() == 0
+        # Nothing new was taken.
+        assert shared_node.status(function) == (1, 0, 0)
+        assert client.line(f"cancel job {next_job.decode()}") == "OK"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["submit", "f", "x", "-s", "127.0.0.1:1", "--timeout", "0.2"], 3, "127.0.0.1:1: connection refused"),
+        (["submit", "f" * 600, "x"], 2, "511"),
+        (["submit", "f", "x", "--at", "tomorrow"], 2, "write 2026-12-01T08:30, +90s"),
+        (["submit", "f", "x", "y", "-u", "key"], 2, "one job"),
+        (["submit", "f", "x", "--tls-ca", "/nowhere.pem"], 2, "/nowhere.pem"),
+        (["submit"], 2, "Missing argument"),
+        (["work", "f", "cat"], 2, "gearfleet work FUNCTION -- COMMAND…"),
+        (["work", "f", "--"], 2, "the command is missing"),
+        (["work", "f", "--", "no-such-command"], 2, "there is no command 'no-such-command'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_its_exit_code(
+    gearfleet: RunCommand, arguments: list[str], code: int, message: str
+) -> None:
+    ended = gearfleet(*arguments)
+    assert ended.code == code
+    assert message in ended.err.decode()
+
+
+def test_a_job_nobody_does_ends_with_the_time(
+    gearfleet: RunCommand, shared_node: Node, function: bytes
+) -> None:
+    ended = gearfleet("submit", "-s", shared_node.address, function.decode(), "x", "--timeout", "0.2")
+    assert ended.code == 1
+    assert b"no result" in ended.err
+
+
+def test_ctrl_c_is_no_traceback(shared_node: Node, function: bytes) -> None:
+    program = Program([GEARFLEET, "submit", "-s", shared_node.address, function.decode(), "x"])
+    try:
+        eventually(lambda: (shared_node.status(function) or (0, 0, 0))[0] == 1)
+        program.process.send_signal(2)
+        assert program.wait() == 130
+        assert b"Traceback" not in program.stderr
+    finally:
+        program.close()
+
+
+def test_the_command_is_quick_to_start() -> None:
+    code = (
+        "import sys; from cluster.cli import main; main(['--help'])\n"
+        "sys.exit(any(m in sys.modules for m in ('pydantic', 'rich.live', 'asyncio')))"
+    )
+    assert run_process(str(Path(GEARFLEET).with_name("python")), "-c", code).code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"), [("+90s", 1090), ("+10m", 1600), ("+2", 1002), ("1760000000", 1760000000)]
+)
+def test_moments(text: str, moment: float) -> None:
+    assert read_moment(text, 1000) == moment
+
+
+def test_a_moment_without_a_zone_is_local_time() -> None:
+    assert read_moment("2026-12-01T08:30:00+00:00", 0) == 1796113800
