@@ -44,6 +44,11 @@ class _Core:
     def close(self) -> None:
         if self.thread.loop.is_closed():
             return
+        if self.thread.is_current():
+            # The garbage collector found the client here: this thread must not wait for itself.
+            closing = self.thread.loop.create_task(self.engine.close())
+            closing.add_done_callback(lambda _: self.thread.stop())
+            return
         self.thread.run(self.engine.close())
         self.thread.stop()
         self.callbacks.close(_CLOSE_SECONDS)

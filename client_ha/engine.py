@@ -61,8 +61,10 @@ from cluster.wire.packets import (
     ERROR,
     GET_STATUS,
     GET_STATUS_UNIQUE,
+    INVALID_COMMAND,
     JOB_CREATED,
     OPTION_REQ,
+    OPTION_RES,
     STATUS_RES,
     STATUS_RES_UNIQUE,
     UNKNOWN_OPTION,
@@ -136,7 +138,7 @@ def prepare(
 class _Peer:
     """What the engine keeps per connection: which answers are awaited."""
 
-    __slots__ = ("running", "sequence", "statuses", "unacknowledged", "uniques")
+    __slots__ = ("option_answered", "running", "sequence", "statuses", "unacknowledged", "uniques")
 
     def __init__(self) -> None:
         self.unacknowledged: deque[Flight] = deque()  # JOB_CREATED comes in the order of the submits
@@ -144,6 +146,7 @@ class _Peer:
         self.statuses: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
         self.uniques: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
         self.sequence = 0
+        self.option_answered = False
 
 
 class Engine:
@@ -462,7 +465,9 @@ class Engine:
 
     def _error(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         code, _, text = body.partition(b"\0")
-        if code == UNKNOWN_OPTION:
+        if not peer.option_answered and code in (UNKNOWN_OPTION, INVALID_COMMAND):
+            # The first question on every connection; some servers do not know it.
+            peer.option_answered = True
             logger.debug("%s does not know the option 'exceptions'", connection.server)
             return
         # The protocol does not say what an error belongs to: answers keep the order of the questions.
@@ -494,6 +499,9 @@ class Engine:
             return
         what = repr(flight.jobs[0].function)
         self._end(flight, b"", ServerRefused(code_text, message, str(connection.server), what))
+
+    def _option_res(self, connection: Connection, peer: _Peer, body: bytes) -> None:
+        peer.option_answered = True
 
     def _status_res(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         parts = body.split(b"\0")
@@ -598,6 +606,7 @@ _METHODS: Final[dict[int, Callable[[Engine, Connection, _Peer, bytes], None]]] =
     WORK_FAIL: Engine._work_fail,
     WORK_EXCEPTION: Engine._work_exception,
     ERROR: Engine._error,
+    OPTION_RES: Engine._option_res,
     STATUS_RES: Engine._status_res,
     STATUS_RES_UNIQUE: Engine._status_res_unique,
 }

@@ -136,7 +136,7 @@ class BaseWorker:
             self._note_connected()
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 async def _first(*waits: Any, timeout_seconds: float | None = None) -> None:
@@ -238,7 +238,7 @@ class HAWorker(BaseWorker):
 
     def start(self) -> None:
         """Work in a thread in the background until stop()."""
-        if self._thread is not None:
+        if self._thread is not None and self._thread.is_alive():
             raise CallerMistake("the worker runs already")
         if not self.tasks:
             raise CallerMistake("the worker has no tasks; define some with @worker.task('name')")

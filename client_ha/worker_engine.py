@@ -163,6 +163,7 @@ class WorkerEngine:
     def finish(self, run: Run, packet: bytes | None) -> None:
         """A run has ended with this result; None: give the job back."""
         self._running -= 1
+        del run.context  # it refers to the run: no garbage cycle per job
         if run.timer is not None:
             run.timer.cancel()
         connection = run.connection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,6 +14,7 @@ from cluster.wire.packets import (
     CAN_DO_TIMEOUT,
     ECHO_REQ,
     ECHO_RES,
+    ERROR,
     OPTION_REQ,
     OPTION_RES,
     SET_CLIENT_ID,
@@ -65,7 +67,10 @@ class FakeConnection(asyncio.Protocol):
                 if not self._server.silent:
                     self.send(ECHO_RES, body)
             elif packet_type == OPTION_REQ:
-                self.send(OPTION_RES, body)
+                if self._server.knows_options:
+                    self.send(OPTION_RES, body)
+                else:
+                    self.send(ERROR, b"INVALID_COMMAND", b"Command not expected")
             elif packet_type == SET_CLIENT_ID:
                 self.client_id = body
             elif packet_type in (CAN_DO, CAN_DO_TIMEOUT):
@@ -91,6 +96,8 @@ class FakeServer:
         self.port = 0
         self.silent = False  # reads, answers nothing
         self.hangs_up = False  # accepts, and closes at once
+        self.knows_options = True
+        self.tls: ssl.SSLContext | None = None
         self.accepted = 0
         self.connections: list[FakeConnection] = []
         self.heard: list[tuple[FakeConnection, int, list[bytes]]] = []
@@ -104,7 +111,9 @@ class FakeServer:
     async def start(self) -> FakeServer:
         """Listen; on the same port as before when it was started before."""
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: FakeConnection(self), "127.0.0.1", self.port)
+        self._listener = await loop.create_server(
+            lambda: FakeConnection(self), "127.0.0.1", self.port, ssl=self.tls
+        )
         self.port = self._listener.sockets[0].getsockname()[1]
         return self
 

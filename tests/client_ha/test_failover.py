@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +44,7 @@ from cluster.wire.packets import (
     WORK_WARNING,
 )
 from tests.client_ha.fake_server import FakeServer, in_loop
+from tests.support import need_command
 
 
 def addresses(*servers: FakeServer) -> str:
@@ -304,6 +308,50 @@ async def test_another_refusal_is_raised_at_once_and_belongs_to_its_own_job(quic
         assert caught.value.server == one.address
         assert first.handle == "H:1"
         assert third.handle == "H:3"
+
+
+@in_loop
+async def test_a_server_without_the_exceptions_option_serves_as_well(quick: Timing) -> None:
+    async with FakeServer() as one, AsyncHAClient(one.address, timing=quick) as client:
+        one.knows_options = False
+        job = await client.submit("f")
+        connection, _ = await one.expect(SUBMIT_JOB)
+        connection.send(JOB_CREATED, b"H:1")
+        connection.send(WORK_COMPLETE, b"H:1", b"well")
+        assert await job == b"well"
+
+
+@in_loop
+async def test_over_tls_and_only_to_whom_the_context_trusts(quick: Timing, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = [
+        need_command("openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ]
+    command += ["-nodes", "-subj", "/CN=gearman", "-addext", "subjectAltName=IP:127.0.0.1"]
+    await asyncio.to_thread(
+        subprocess.run, [*command, "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    trusting = ssl.create_default_context(cafile=certificate)
+    one = FakeServer()
+    one.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    one.tls.load_cert_chain(certificate, key)
+    async with one:
+        async with AsyncHAClient(one.address, tls=trusting) as client:
+            job = await client.submit("f", "secret")
+            connection, arguments = await one.expect(SUBMIT_JOB)
+            assert arguments[2] == b"secret"
+            connection.send(JOB_CREATED, b"H:1")
+            connection.send(WORK_COMPLETE, b"H:1", b"")
+            await job
+        async with AsyncHAClient(one.address, tls=ssl.create_default_context(), timing=quick) as client:
+            with pytest.raises(NoServerAvailable, match=r"(?i)certificate"):
+                await client.submit("f", background=True, timeout=0.3)
 
 
 @in_loop
