@@ -1,0 +1,1 @@
+"""The pure node: packets in, "write this, then send that" out."""
