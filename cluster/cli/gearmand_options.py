@@ -146,8 +146,10 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Gearmand:
     result = Gearmand(only_once(found))
     _add_config_file(result)
     for name, variable in _ENVIRONMENT.items():
-        if environment.get(variable):
-            result.options.setdefault(name, environment[variable])
+        value = environment.get(variable)
+        # Kubernetes sets GEARMAND_PORT=tcp://10.0.0.1:4730 for a service called gearmand.
+        if value and not value.startswith("tcp://"):
+            result.options.setdefault(name, value)
     _apply(result)
     return result
 

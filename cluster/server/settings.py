@@ -16,7 +16,12 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 ENVIRONMENT_PREFIX: Final = "GEARFLEET_"
 CONFIG_ENVIRONMENT: Final = "GEARFLEET_CONFIG"
@@ -51,6 +56,21 @@ Bytes = Annotated[int, BeforeValidator(parse_size_bytes)]
 def _in(group: str, *, option: str = "", default: str = "") -> dict[str, Any]:
     """How the command line shows a field: its heading, its option if not the name, its default in words."""
     return {"group": group, "option": option, "default": default}
+
+
+def environment_value(name: str) -> str | None:
+    """A setting's value in the environment, None when it has none.
+
+    Kubernetes gives every pod GEARFLEET_PORT=tcp://10.0.0.1:4730 when a service is called gearfleet; that is
+    no setting.
+    """
+    value = os.environ.get(ENVIRONMENT_PREFIX + name.upper())
+    return None if not value or (name == "port" and value.startswith("tcp://")) else value
+
+
+class _Environment(EnvSettingsSource):
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if environment_value(name)}
 
 
 class Settings(BaseSettings):
@@ -286,7 +306,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """No .env file and no secrets directory: the module's docstring has all sources."""
-        return init_settings, env_settings
+        return init_settings, _Environment(settings_cls)
 
 
 def fields() -> Mapping[str, FieldInfo]:
@@ -324,9 +344,8 @@ def load_settings(
     for name in from_file:
         origins[name] = f"{name} in {config}"
     for name in Settings.model_fields:
-        variable = shown(name)["environment"]
-        if os.environ.get(variable):
-            origins[name] = variable
+        if environment_value(name):
+            origins[name] = shown(name)["environment"]
             from_file.pop(name, None)
     for name in values:
         origins[name] = (options or {}).get(name) or shown(name)["option"]

@@ -65,6 +65,7 @@ def test_minus_one_leaves_keepalive_as_it_is() -> None:
 def test_the_environment_gives_way_to_the_command_line() -> None:
     assert values(GEARMAND_PORT="4732") == {"port": "4732"}
     assert values("-p1", GEARMAND_PORT="4732") == {"port": "1"}
+    assert values(GEARMAND_PORT="tcp://10.0.0.1:4730") == {}  # Kubernetes, for a service of this name
 
 
 def test_the_configuration_file_has_the_same_words_and_gives_way(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from cluster.cli.jobs import read_moment
 from tests.cli.conftest import GEARFLEET, RunCommand, StartCommand, run_process
-from tests.support import Node, eventually
+from tests.support import WAIT_SECONDS, Node, eventually
 from tests.support.program import Program, wait_for_workers
 
 
@@ -124,6 +126,21 @@ def test_what_cannot_be_done_is_said_with_its_exit_code(
     ended = gearfleet(*arguments)
     assert ended.code == code
     assert message in ended.err.decode()
+
+
+def test_a_worker_without_a_server_says_so_and_goes_on() -> None:
+    command = [GEARFLEET, "work", "-s", "127.0.0.1:1", "f", "--", "cat"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as worker:
+        limit = Timer(WAIT_SECONDS, worker.kill)
+        limit.start()
+        assert worker.stderr is not None
+        line = worker.stderr.readline()
+        running = worker.poll() is None
+        worker.terminate()
+        assert worker.wait() == 0
+        limit.cancel()
+    assert line.startswith(b"gearfleet: no server answers at 127.0.0.1:1")
+    assert running
 
 
 def test_a_job_nobody_does_ends_with_the_time(

@@ -39,6 +39,15 @@ def test_the_file_may_be_named_by_the_environment(config: Path, monkeypatch: pyt
     assert load_settings().handle_prefix == "H:from-file"
 
 
+def test_what_kubernetes_puts_into_the_environment_is_no_port(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text("port = 4731\n")
+    monkeypatch.setenv("GEARFLEET_PORT", "tcp://10.0.0.1:4730")
+    assert load_settings(config=config).port == 4731
+    assert Settings().port == 4730
+
+
 @pytest.mark.parametrize(
     ("text", "size_bytes"),
     [
