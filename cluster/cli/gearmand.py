@@ -49,12 +49,13 @@ def run(arguments: Sequence[str]) -> int:
             print(f"gearfleet gearmand {package_version()}")
             return 0
         settings = _settings(options)
+        if "check-args" in options:
+            return 0
+        _prepare_files(settings, options)
     except (OptionFault, SettingsError) as fault:
         for line in str(fault).splitlines():
             print(f"gearfleet gearmand: {line}", file=sys.stderr)
         return EXIT_FAILED
-    if "check-args" in options:
-        return 0
     if "daemon" not in options:
         return _serve(settings, options)
     settings = _absolute(settings)
@@ -80,14 +81,6 @@ def _settings(options: Gearmand) -> Settings:
         data_dir = default_data_dir(settings.port)
         settings = settings.model_copy(update={"data_dir": data_dir})
         options.notes.append(f"jobs are kept in {data_dir.absolute()}; --data-dir chooses another directory")
-    log_file = settings.log_file
-    if "daemon" in options and log_file is not None:
-        try:
-            log_file.open("a").close()
-        except OSError as error:
-            raise SettingsError(
-                f"the log file {log_file} cannot be written ({error.strerror}): give --log-file another"
-            ) from None
     return settings
 
 
@@ -111,7 +104,6 @@ def _serve(settings: Settings, options: Gearmand) -> int:
     from cluster.server.process import configure_log, run
 
     _set_limits(options)
-    _give_directory(settings)
     # run() does this again; the notes must come before, and in the same log.
     with contextlib.suppress(StartError):
         configure_log(settings)
@@ -135,15 +127,33 @@ def _set_limits(options: Gearmand) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
 
 
-def _give_directory(settings: Settings) -> None:
-    """Make the data directory while still root, and give it to the user that the node becomes."""
-    if settings.user is None or os.geteuid() != 0 or settings.data_dir.exists():
-        return
-    with contextlib.suppress(KeyError, OSError):
+def _prepare_files(settings: Settings, options: Gearmand) -> None:
+    """Make what the node needs while still root, and give it to the user that the node becomes.
+
+    Raises SettingsError when a daemon could not say what is wrong with it.
+    """
+    owner = None
+    if settings.user is not None and os.geteuid() == 0:
+        with contextlib.suppress(KeyError):
+            owner = pwd.getpwnam(settings.user)
+    if owner is not None and not settings.data_dir.exists():
         # What fails here is reported by the node, which cannot use the directory then.
-        entry = pwd.getpwnam(settings.user)
-        settings.data_dir.mkdir(mode=0o750, parents=True)
-        os.chown(settings.data_dir, entry.pw_uid, entry.pw_gid)
+        with contextlib.suppress(OSError):
+            settings.data_dir.mkdir(mode=0o750, parents=True)
+            os.chown(settings.data_dir, owner.pw_uid, owner.pw_gid)
+    log_file = settings.log_file
+    if log_file is None or ("daemon" not in options and owner is None):
+        return
+    try:
+        made = not log_file.exists()
+        log_file.open("a").close()
+        if made and owner is not None:
+            # SIGHUP opens it anew when the node is that user already.
+            os.chown(log_file, owner.pw_uid, owner.pw_gid)
+    except OSError as error:
+        raise SettingsError(
+            f"the log file {log_file} cannot be written ({error.strerror}): give --log-file another"
+        ) from None
 
 
 def _absolute(settings: Settings) -> Settings:

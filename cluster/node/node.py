@@ -156,14 +156,18 @@ class Node:
             return NOTHING_DUE
         return context.scheduled.next_due(), context.limits.next_due()
 
-    def end_turn(self) -> Output:
-        """Close the turn: the group to be written, the answers that may leave."""
+    def end_turn(self, *, cut: bool = True) -> Output:
+        """Close the turn: the group to be written, the answers that may leave.
+
+        Without `cut` the open group stays open, and what waits for it waits on: the disk is busy.
+        """
         context = self.context
         group: Group | None = None
         if context.durable:
-            group = self.log.cut()
-            if group is not None:
-                self._groups.append(group)
+            if cut:
+                group = self.log.cut()
+                if group is not None:
+                    self._groups.append(group)
         elif self.log.group.jobs:
             self._admit(self.log.group)
             self.log.group.jobs.clear()
@@ -172,10 +176,10 @@ class Node:
                 self.workers.wake(worker)
         # This turn's answers: some may leave, some wait for a group.
         sends, self._sends = self._sends, []
-        group_number = group.number if group is not None else -1
+        committed = self.log.committed
         for connection in context.dirty:
             out = connection.out
-            if connection.gate == group_number or connection.held:
+            if connection.gate > committed or connection.held:
                 connection.held.append((connection.gate, out))
                 connection.out = []
             else:

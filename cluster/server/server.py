@@ -29,8 +29,15 @@ from cluster.server.turns import TurnSelector
 HOUSEKEEPING_SECONDS: Final = 1.0
 # Files that are not connections: journal, log, listener, loop, Python's own.
 SPARE_DESCRIPTORS: Final = 64
-# A checkpoint costs as much as it keeps; below this a journal is not worth one.
+# How long a group waits for company: while someone waits for it and the last one was large, and while
+# nobody does. See Server._wants_cut.
+PACE_SECONDS: Final = 0.001
+HINT_SECONDS: Final = 0.005
+PACED_RECORDS_MIN: Final = 16
+PACED_RECORDS_MAX: Final = 2048
 GROUP_UNKNOWN: Final = 1 << 62  # a checkpoint is under way; its last group is not cut yet
+JOB_RECORD_BYTES: Final = 100  # of a job's record beside its payload and key, about
+# A checkpoint costs as much as it keeps; below this a journal is not worth one.
 CHECKPOINT_BYTES_MIN: Final = 4 * 1024 * 1024
 # With fewer jobs a whole garbage collection takes no time that anyone sees.
 COLLECT_JOBS_MAX: Final = 20_000
@@ -77,6 +84,10 @@ class Server:
         self._turned_away = 0
         self._draining = False
         self._stopping = False
+        self._writing = False  # a group is on its way to the disk
+        self._group_timer: asyncio.TimerHandle | None = None
+        self._waited = False
+        self._last_count = 0  # entries in the last group
         self._failure: str | None = None
         self._may_recover = False
         self._owed: list[bytes] = []
@@ -95,16 +106,19 @@ class Server:
         settings = self.settings
         now = time.time()
         self.node.begin_turn(now, time.monotonic())
-        incarnation = int(now)
         if settings.durability != "memory":
-            incarnation = self._open_journal(incarnation)
+            # Later than any start in the journal, and than those of a directory that was lost.
+            incarnation = self._open_journal(int(now))
         else:
+            # Nothing remembers the last start; no two are in one millisecond.
+            incarnation = int(now * 1000)
             self.log.warning("jobs are kept in memory only; a restart forgets them", durability="memory")
         self.node.lead_all(incarnation, __version__)
         self._connections_max = settings.max_connections or self._descriptors_allow()
         tls = tls_context(settings)
         if tls is None:
             self._port = PlainPort(self, self._selector, sock, settings.backlog)
+            self._selector.only_ours = lambda: not self._in_turn
         else:
             self._listener = await self._loop.create_server(
                 lambda: TlsPeer(self), sock=sock, backlog=settings.backlog, ssl=tls
@@ -171,7 +185,8 @@ class Server:
                 f"no journal can be begun in {directory.journal_path} ({error.strerror}): "
                 "make room on the disk"
             ) from None
-        self._checkpoint_bytes = self._journal.total_bytes
+        # What a checkpoint would be now: a restart must not take history for the normal size.
+        self._checkpoint_bytes = sum(len(job.payload) + len(job.key) + JOB_RECORD_BYTES for job in jobs)
         self._checkpoint_count = len(jobs)
         self.log.info(
             "journal restored",
@@ -230,9 +245,9 @@ class Server:
         if not self._in_turn:
             return
         node = self.node
-        if self._checkpoint is not None and self._failure is None:
+        if self._checkpoint is not None and not self._writing:
             self._step_checkpoint()
-        output = node.end_turn()
+        output = node.end_turn(cut=self._stopping or (not self._writing and self._wants_cut()))
         self._in_turn = False
         group = output.group
         if group is not None:
@@ -241,15 +256,51 @@ class Server:
                 self._owed += node.group_failed(group.number, self._failure)
                 self.turn()
             else:
+                self._writing = True
                 self._journal.append(group.number, group.records)
         self._deliver(output)
         due = node.next_due()
         if due != self._timer_due:
             self._arm(due)
-        if self._checkpoint is not None:
+        if self._checkpoint is not None and not self._writing:
             self.turn()
         if self._draining and not self._stopping and not self._busy():
             self.stop()
+
+    def _wants_cut(self) -> bool:
+        """Whether the open group is worth a write now.
+
+        Each write costs as much as many jobs. So under load a group waits until it is as large as the
+        last one, or PACE_SECONDS; one that nobody waits for (a job was given out, or is done) longer.
+        """
+        group = self.node.log.group
+        count = len(group.records)
+        if not count and not group.waiting:
+            return False
+        if group.waiting:
+            enough = self._last_count if self._last_count >= PACED_RECORDS_MIN else 0
+            delay = PACE_SECONDS
+        else:
+            enough = PACED_RECORDS_MAX
+            delay = HINT_SECONDS
+        if self._waited or count >= enough or self._checkpoint_group:
+            self._waited = False
+            self._last_count = min(count, PACED_RECORDS_MAX)
+            if self._group_timer is not None:
+                self._group_timer.cancel()
+                self._group_timer = None
+            return True
+        due = self._loop.time() + delay
+        if self._group_timer is None or self._group_timer.when() > due:
+            if self._group_timer is not None:
+                self._group_timer.cancel()
+            self._group_timer = self._loop.call_at(due, self._waited_enough)
+        return False
+
+    def _waited_enough(self) -> None:
+        self._group_timer = None
+        self._waited = True
+        self.turn()
 
     def _deliver(self, output: Output) -> None:
         for connection, data in output.sends:
@@ -303,6 +354,7 @@ class Server:
 
     def _on_committed(self, group_number: int) -> None:
         self.turn()
+        self._writing = False
         if self._failure is not None:
             self._recovered()
         if group_number:
@@ -312,6 +364,7 @@ class Server:
 
     def _on_failed(self, group_number: int, reason: str, may_recover: bool) -> None:
         self.turn()
+        self._writing = False
         if self._failure is None:
             remedy = (
                 "make room on the disk; the node goes on by itself"

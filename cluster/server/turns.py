@@ -17,6 +17,7 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
 from typing import Any, Final
 
 EVENTS_PER_TURN: Final = 1024
+TURNS_PER_SELECT: Final = 16  # before timers and the loop's other callbacks are looked at
 
 
 class TurnSelector(BaseSelector):
@@ -28,6 +29,8 @@ class TurnSelector(BaseSelector):
 
     def __init__(self) -> None:
         self.epoll = select.epoll()
+        # Whether the loop has no callback of ours to run before the next wait.
+        self.only_ours: Callable[[], bool] = lambda: True
         self.on_ready: Callable[[list[tuple[int, int]]], None] = lambda events: None
         self._keys: dict[int, SelectorKey] = {}
 
@@ -39,24 +42,26 @@ class TurnSelector(BaseSelector):
         else:
             # epoll counts milliseconds; wait at least as long as was asked.
             wait = math.ceil(timeout * 1e3) * 1e-3
-        try:
-            events = self.epoll.poll(wait, EVENTS_PER_TURN)
-        except InterruptedError:
-            return []
-        if not events:
-            return []
         keys = self._keys
+        poll = self.epoll.poll
         ready = []
-        for descriptor, mask in events:
-            key = keys.get(descriptor)
-            if key is not None:
-                wanted = key.events
-                found = (EVENT_WRITE if mask & ~select.EPOLLIN else 0) | (
-                    EVENT_READ if mask & ~select.EPOLLOUT else 0
-                )
-                ready.append((key, found & wanted))
-        if len(ready) < len(events):
-            self.on_ready(events)
+        for _ in range(TURNS_PER_SELECT):
+            try:
+                events = poll(wait, EVENTS_PER_TURN)
+            except InterruptedError:
+                break
+            for descriptor, mask in events:
+                key = keys.get(descriptor)
+                if key is not None:
+                    found = (EVENT_WRITE if mask & ~select.EPOLLIN else 0) | (
+                        EVENT_READ if mask & ~select.EPOLLOUT else 0
+                    )
+                    ready.append((key, found & key.events))
+            if len(ready) < len(events):
+                self.on_ready(events)
+            if ready or not events or not self.only_ours():
+                break
+            wait = 0.0  # as long as there is more, the loop has nothing to do with it
         return ready
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:

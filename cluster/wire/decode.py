@@ -30,9 +30,7 @@ _NEVER_BEGINS_TEXT: Final = frozenset(range(0x20)) - frozenset(b"\t\r\n")
 _HTTP_VERSIONS: Final = (b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0")
 
 _unpack_header = HEADER.unpack_from
-# Magic and type as one number, then the size: one object less for each packet.
-_unpack_head: Final = Struct(">QI").unpack_from
-_TYPE_MAX: Final = 0xFFFFFFFF
+_unpack_numbers: Final = Struct(">III").unpack_from  # the magic as a number: cheaper to compare
 
 
 class ProtocolError(Exception):
@@ -46,13 +44,21 @@ class Decoder:
     the caller answers what it has, says the error and closes.
     """
 
-    __slots__ = ("_base", "_expected", "_held", "_needed_bytes", "_other", "error", "packet_bytes_max")
+    __slots__ = (
+        "_expected",
+        "_expected_number",
+        "_held",
+        "_needed_bytes",
+        "_other",
+        "error",
+        "packet_bytes_max",
+    )
 
     def __init__(
         self, *, from_server: bool = False, packet_bytes_max: int = PACKET_BYTES_MAX_DEFAULT
     ) -> None:
         self._expected = MAGIC_RESPONSE if from_server else MAGIC_REQUEST
-        self._base = int.from_bytes(self._expected, "big") << 32
+        self._expected_number = int.from_bytes(self._expected, "big")
         self._other = MAGIC_REQUEST if from_server else MAGIC_RESPONSE
         self.packet_bytes_max = packet_bytes_max
         self.error: ProtocolError | None = None
@@ -76,16 +82,17 @@ class Decoder:
         if self.error is None:
             # What nearly all of it is: whole packets with the right magic.
             append = packets.append
-            base = self._base
+            expected = self._expected_number
             size_max = self.packet_bytes_max
-            while length - offset >= HEADER_BYTES:
-                head, size = _unpack_head(data, offset)
-                packet_type = head - base
-                end = offset + HEADER_BYTES + size
-                if not 0 <= packet_type <= _TYPE_MAX or end > length or size > size_max:
+            body = HEADER_BYTES
+            while body <= length:
+                magic, packet_type, size = _unpack_numbers(data, offset)
+                end = body + size
+                if magic != expected or end > length or size > size_max:
                     break
-                append((packet_type, data[offset + HEADER_BYTES : end]))
+                append((packet_type, data[body:end]))
                 offset = end
+                body = end + HEADER_BYTES
             if offset < length:
                 self._rest(data, offset, packets)
         return packets
