@@ -15,7 +15,7 @@ from cluster.server.directory import DataDirectory
 from cluster.server.errors import DirectoryError, JournalDamaged
 from cluster.server.journal import Replay, read_journal
 from cluster.wire import packets as wire
-from tests.support import Node, Peer, eventually, needs_root
+from tests.support import Node, Peer, eventually, need_command, needs_root
 from tests.support.faulty import FailingCalls
 
 Connect = Callable[..., Peer]
@@ -280,12 +280,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "small-disk"
     path.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)], capture_output=True, check=False
+        [need_command("mount"), "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip(f"needs the right to mount: {mounted.stderr.decode().strip()}")
     yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    subprocess.run([need_command("umount"), "--lazy", str(path)], check=True)
 
 
 @needs_root()
