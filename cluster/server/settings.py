@@ -267,11 +267,6 @@ class Settings(BaseSettings):
         description="File that holds the process id while the node runs.",
         json_schema_extra=_in("Process"),
     )
-    event_loop: Literal["auto", "uvloop", "asyncio"] = Field(
-        "auto",
-        description="auto takes uvloop where it is installed.",
-        json_schema_extra=_in("Process"),
-    )
 
     @field_validator("handle_prefix")
     @classmethod

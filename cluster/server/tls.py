@@ -46,7 +46,7 @@ class TlsPeer(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        transport = cast(asyncio.Transport, transport)  # not every loop's is a subclass of it
         server = self._server
         if not server.has_room():
             server.turned_away()
