@@ -98,19 +98,10 @@ def default_data_dir(port: int) -> Path:
 
 def _serve(settings: Settings, options: Gearmand) -> int:
     # Late: --help and --version need no server.
-    import structlog
-
-    from cluster.server.errors import StartError
-    from cluster.server.process import configure_log, run
+    from cluster.server.process import run
 
     _set_limits(options)
-    # run() does this again; the notes must come before, and in the same log.
-    with contextlib.suppress(StartError):
-        configure_log(settings)
-        log = structlog.get_logger("gearfleet")
-        for note in options.notes:
-            log.warning("gearmand option", note=note)
-    return run(settings)
+    return run(settings, notes=options.notes)
 
 
 def _set_limits(options: Gearmand) -> None:

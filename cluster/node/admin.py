@@ -108,7 +108,7 @@ class AdminVerbs:
                 b"".join(
                     b"%b\t%d\t%d\t%d\n" % (function.name, *function.limits)
                     for function in self._ledger.functions.values()
-                    if function.limits is not None
+                    if function.limits is not None and any(function.limits)
                 )
                 + END
             )

@@ -229,6 +229,7 @@ class Journal:
         self._on_committed = on_committed
         self._on_failed = on_failed
         self._on_rotated = on_rotated
+        self._on_stopped: Callable[[], None] | None = None
         self._queue: SimpleQueue[tuple[str, int, list[bytes]]] = SimpleQueue()
         self._descriptor = -1
         self._seed = 0
@@ -271,12 +272,15 @@ class Journal:
         """After `on_failed` with `may_recover`: try to write again, these entries first."""
         self._queue.put(("recover", 0, records))
 
+    def stop(self, on_stopped: Callable[[], None]) -> None:
+        """Write what was appended, then end the thread; `on_stopped` is called from the loop."""
+        self._on_stopped = on_stopped
+        self._queue.put(("stop", 0, []))
+
     def close(self) -> None:
-        """Write what was appended and stop. Blocks for one write and fsync."""
+        """The same, and wait for it: blocks for one write and fsync."""
         self._queue.put(("stop", 0, []))
         self._thread.join()
-        with contextlib.suppress(OSError):
-            os.close(self._descriptor)
 
     # ---- the thread
 
@@ -324,6 +328,10 @@ class Journal:
             elif command == "stop":
                 if not self._sealed:
                     self._seal()
+                with contextlib.suppress(OSError):
+                    os.close(self._descriptor)
+                if self._on_stopped is not None:
+                    self._call_soon(self._on_stopped)
                 return
 
     def _write_groups(self, first_group: int, last_group: int, batch: list[bytes]) -> None:

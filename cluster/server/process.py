@@ -10,6 +10,7 @@ import pwd
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -80,14 +81,19 @@ def configure_log(settings: Settings) -> LogFile:
     return file
 
 
-def run(settings: Settings) -> int:
-    """Serve until told to stop. Returns the process's exit code; what goes wrong is logged."""
+def run(settings: Settings, notes: Sequence[str] = ()) -> int:
+    """Serve until told to stop. Returns the process's exit code; what goes wrong is logged.
+
+    `notes` are what reading the options has to say; they are logged first.
+    """
     try:
         log_file = configure_log(settings)
     except StartError as error:
         print(f"gearfleet: {error}", file=sys.stderr)
         return EXIT_FAILED
     log = structlog.get_logger("gearfleet")
+    for note in notes:
+        log.warning("option", note=note)
     try:
         sock = bind(settings)
         become(settings.user)

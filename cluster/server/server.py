@@ -505,6 +505,17 @@ class Server:
             self._port.close()
 
     async def _stop(self) -> None:
+        try:
+            await self._wind_up()
+        except Exception:
+            self.log.exception("failed while stopping; nothing acknowledged is lost")
+        finally:
+            if self._directory is not None:
+                self._directory.close()
+            self.log.info("stopped", jobs=self.node.ledger.count())
+            self.stopped.set()
+
+    async def _wind_up(self) -> None:
         self._close_port()
         # What has arrived is still answered; what arrives from now on is not read any more.
         connections = list(self.node.context.connections)
@@ -515,8 +526,9 @@ class Server:
         self.begin()
         self.end()
         if self._journal is not None:
-            await self._loop.run_in_executor(None, self._journal.close)
-        await asyncio.sleep(0)
+            written = asyncio.Event()
+            self._journal.stop(written.set)
+            await written.wait()
         self.begin()
         self.end()
         for connection in connections:
@@ -525,12 +537,8 @@ class Server:
         if self.node.context.connections:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.deserted.wait(), CLOSE_SECONDS)
+        if self._port is not None:
+            self._port.destroy()
         for connection in list(self.node.context.connections):
             if connection.transport is not None:
                 connection.transport.abort()
-        if self._port is not None:
-            self._port.destroy()
-        if self._directory is not None:
-            self._directory.close()
-        self.log.info("stopped", jobs=self.node.ledger.count())
-        self.stopped.set()

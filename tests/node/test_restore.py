@@ -46,7 +46,7 @@ def assert_nothing_is_lost(history: History, again: Bench) -> None:
         for job in again.restored
         if not job.deliveries and (job.options is None or not job.options.due_seconds)
     }
-    seen: dict[bytes, bytes] = {}
+    seen: dict[bytes, tuple[bytes, bytes]] = {}
     order: dict[tuple[int, bytes], list[int]] = {}
     for seconds in (0, RESTART_SECONDS, 100):
         again.pass_time(seconds)
@@ -55,7 +55,7 @@ def assert_nothing_is_lost(history: History, again: Bench) -> None:
         while (answer := worker.ask(wire.GRAB_JOB_UNIQ)[-1])[0] == wire.JOB_ASSIGN_UNIQ:
             _, handle, function, unique, payload = answer
             assert handle not in seen, "handed out twice"
-            seen[handle] = payload
+            seen[handle] = function, unique
             asked = history.must_have_been_asked_for(function, unique, payload)
             job = again.job(handle)
             assert job is not None
@@ -66,11 +66,11 @@ def assert_nothing_is_lost(history: History, again: Bench) -> None:
         assert priorities == sorted(priorities)
     assert not {handle for handle in promised if handle not in seen} - schedules, "never handed out"
     assert all(numbers == sorted(numbers) for numbers in order.values())
-    # A schedule has fired meanwhile
+    # A schedule has fired meanwhile, or joined a job with its key
     for handle in schedules:
         schedule = again.job(handle)
         assert schedule is not None
-        assert schedule.payload in seen.values()
+        assert (schedule.function.name, schedule.unique) in seen.values()
         again.peer().command("cancel job " + handle.decode())
     # All is over now, also for the next start
     again.settle()
