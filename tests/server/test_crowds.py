@@ -180,6 +180,9 @@ def test_a_client_that_asks_and_never_reads_is_not_read_either(
         # Then memory is bounded, and the others are served
         assert resident_bytes(node.process_id) - before < 40 * MEGABYTE
         assert max(rounds) < PAUSE_SECONDS_MAX
+    # And when it goes without having read, that is noticed
+    silent.close()
+    eventually(lambda: len(node.table("workers")) == 1)
 
 
 def test_a_slow_reader_gets_everything_in_the_end(start_node: StartNode, connect: Connect) -> None:
@@ -240,16 +243,19 @@ def test_four_thousand_tasks_of_one_client_at_once(start_node: StartNode, connec
 
 
 def test_memory_is_given_back_after_a_large_queue(start_node: StartNode, connect: Connect) -> None:
+    # gearmand keeps it (its issues 7 and 284)
     node = start_node(durability="memory")
     client, worker = connect(node), connect(node)
     before = resident_bytes(node.process_id)
-    for number in range(200):
-        client.send(wire.SUBMIT_JOB_BG, b"f", b"u%d" % number, bytes(MEGABYTE))
-    for _ in range(200):
+    # Given a queue of 190 MB
+    for number in range(3000):
+        client.send(wire.SUBMIT_JOB_BG, b"f", b"u%d" % number, bytes(64 << 10))
+    for _ in range(3000):
         client.expect(wire.JOB_CREATED)
     assert resident_bytes(node.process_id) - before > 150 * MEGABYTE
+    # When it has been worked off, then most of it goes back to the machine
     worker.can_do(b"f")
-    for _ in range(200):
+    for _ in range(3000):
         worker.complete(worker.grab_one().handle)
     worker.settle()
-    eventually(lambda: resident_bytes(node.process_id) - before < 60 * MEGABYTE)
+    eventually(lambda: resident_bytes(node.process_id) - before < 60 * MEGABYTE, timeout_seconds=10)
