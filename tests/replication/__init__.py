@@ -1,0 +1,1 @@
+"""Entries as bytes, slots and groups."""
