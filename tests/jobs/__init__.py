@@ -1,0 +1,1 @@
+"""One job's life, without packets, clocks or disks."""
