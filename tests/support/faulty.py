@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 _FAULTS = str(Path(__file__).with_name("faults"))
@@ -10,6 +11,23 @@ _FAULTS = str(Path(__file__).with_name("faults"))
 def clock_shifted(seconds: float) -> dict[str, str]:
     """The node's time of day is so many seconds ahead of ours."""
     return {"PYTHONPATH": _FAULTS, "TEST_CLOCK_SHIFT_SECONDS": str(seconds)}
+
+
+class Clock:
+    """A node's time of day, which can be set while it runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": _FAULTS, "TEST_CLOCK_SHIFT_FILE": str(self._path)}
+
+    def set_second_of_minute(self, second: float) -> None:
+        """Put it at this second of the current minute of ours."""
+        new = self._path.with_suffix(".new")
+        new.write_text(str(second - time.time() % 60))
+        new.replace(self._path)
 
 
 class FailingCalls:

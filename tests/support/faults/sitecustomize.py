@@ -8,9 +8,19 @@ import errno
 import os
 import time
 
+_real_time = time.time
 _shift_seconds = float(os.environ.get("TEST_CLOCK_SHIFT_SECONDS", "0"))
-if _shift_seconds:
-    _real_time = time.time
+_shift_path = os.environ.get("TEST_CLOCK_SHIFT_FILE", "")
+
+
+def _read_shift() -> float:
+    with open(_shift_path) as file:
+        return float(file.read())
+
+
+if _shift_path:
+    time.time = lambda: _real_time() + _read_shift()
+elif _shift_seconds:
     time.time = lambda: _real_time() + _shift_seconds
 
 # While this file exists, the calls that it names fail.
