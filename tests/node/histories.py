@@ -39,9 +39,15 @@ steps = st.one_of(
     st.just(("end turn",)),
     st.just(("end turn",)),
     st.just(("commit",)),
-    st.just(("commit",)),
+    st.just(("settle",)),
+    st.just(("settle",)),
     st.just(("checkpoint",)),
 )
+
+
+def histories(length: int) -> st.SearchStrategy[list[tuple[Any, ...]]]:
+    """Long enough for something to happen in them."""
+    return st.lists(steps, min_size=length // 3, max_size=length)
 
 
 @dataclass
@@ -68,6 +74,7 @@ class History:
     held: dict[Peer, list[bytes]] = field(default_factory=dict)
     dropped: list[bytes] = field(default_factory=list)  # were with a worker that left
     delivered: dict[bytes, None] = field(default_factory=dict)
+    grabs: dict[Peer, list[int]] = field(default_factory=dict)  # how many jobs were over at each
     over: dict[bytes, int] = field(default_factory=dict)  # handle -> the group that says so
 
     def __post_init__(self) -> None:
@@ -128,6 +135,7 @@ class History:
     # ---- what workers do
 
     def grab(self, who: int) -> None:
+        self.grabs.setdefault(self.workers[who], []).append(len(self.over))
         self.workers[who].say(wire.GRAB_JOB_UNIQ)
 
     def result(self, who: int, verb: int) -> None:
@@ -136,13 +144,26 @@ class History:
             self._end(self.workers[who], verb, held.pop(0))
 
     def late(self, verb: int) -> None:
-        """A result for a job that has been taken from its worker."""
-        if self.dropped:
-            self._end(self.bench.peer(), verb, self.dropped.pop(0))
+        """A result from a worker that left, for a job that nobody else was given meanwhile."""
+        self.bench.end_turn()
+        self.listen()
+        held = [handle for handles in self.held.values() for handle in handles]
+        while self.dropped:
+            handle = self.dropped.pop(0)
+            if handle not in held:
+                # It is an error when the node does not know that the job was given to anybody: that is
+                # written, but nobody waits for it.
+                self._end(self.bench.peer(), verb, handle)
+                break
 
     def _end(self, worker: Peer, verb: int, handle: bytes) -> None:
-        self.over.setdefault(handle, self.bench.node.log.group.number)
+        group = self.bench.node.log.group.number
         worker.say(verb, handle, *([] if verb == wire.WORK_FAIL else [b"result"]))
+        if worker not in self.workers:
+            self.bench.end_turn()
+            if worker.heard():
+                return
+        self.over.setdefault(handle, group)
 
     def progress(self, who: int) -> None:
         for handle in self.held.get(self.workers[who], []):
@@ -166,6 +187,9 @@ class History:
     def commit(self) -> None:
         self.bench.commit()
 
+    def settle(self) -> None:
+        self.bench.settle()
+
     def checkpoint(self) -> None:
         self.bench.start_checkpoint()
 
@@ -187,10 +211,11 @@ class History:
         self.admin.heard_bytes = b""
 
     def _hear_worker(self, worker: Peer, packet: Packet) -> None:
+        over_count = self.grabs[worker].pop(0) if packet[0] in (wire.JOB_ASSIGN_UNIQ, wire.NO_JOB) else 0
         if packet[0] == wire.JOB_ASSIGN_UNIQ:
             _, handle, function, unique, payload = packet
             self.must_have_been_asked_for(function, unique, payload)
-            assert handle not in self.over, "a job that is over was handed out"
+            assert handle not in list(self.over)[:over_count], "a job that is over was handed out"
             assert all(handle not in held for held in self.held.values()), "handed out twice at once"
             self.held.setdefault(worker, []).append(handle)
             self.delivered[handle] = None

@@ -13,7 +13,7 @@ from cluster.jobs import RECLAIM, SCHEDULED
 from cluster.replication import entries
 from cluster.wire import packets as wire
 from tests.node.bench import Bench
-from tests.node.histories import FUNCTIONS, History, steps
+from tests.node.histories import FUNCTIONS, History, histories
 
 RESTART_SECONDS = 5  # longer than the time for which a job waits for its worker
 
@@ -60,7 +60,7 @@ def assert_nothing_is_lost(history: History, again: Bench) -> None:
             job = again.job(handle)
             assert job is not None
             priorities.append(job.priority)
-            if handle in fresh and len(asked) == 1:
+            if handle in fresh and [submit.kind for submit in asked] in (["plain"], ["foreground"]):
                 order.setdefault((job.priority, function), []).append(asked[0].order)
             worker.ask(wire.WORK_COMPLETE, handle, b"")
         assert priorities == sorted(priorities)
@@ -79,7 +79,7 @@ def assert_nothing_is_lost(history: History, again: Bench) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(history=st.lists(steps, max_size=60), data=st.data())
+@given(history=histories(100), data=st.data())
 def test_a_killed_node_has_lost_nothing_that_it_had_acknowledged(
     history: list[tuple[Any, ...]], data: st.DataObject
 ) -> None:
@@ -95,11 +95,11 @@ def test_a_killed_node_has_lost_nothing_that_it_had_acknowledged(
 
 
 @settings(max_examples=40, deadline=None)
-@given(histories=st.lists(st.lists(steps, max_size=25), min_size=2, max_size=4))
-def test_nothing_is_lost_over_several_kills(histories: list[list[tuple[Any, ...]]]) -> None:
+@given(lives=st.lists(histories(40), min_size=2, max_size=4))
+def test_nothing_is_lost_over_several_kills(lives: list[list[tuple[Any, ...]]]) -> None:
     bench = Bench()
     account = History(bench)
-    for history in histories:
+    for history in lives:
         account.run(history)
         again = bench.killed()
         following = History(again)
@@ -115,7 +115,7 @@ def test_nothing_is_lost_over_several_kills(histories: list[list[tuple[Any, ...]
 
 
 @settings(max_examples=60, deadline=None)
-@given(history=st.lists(steps, max_size=50))
+@given(history=histories(60))
 def test_what_a_restart_reads_is_what_a_restart_would_write(history: list[tuple[Any, ...]]) -> None:
     """A checkpoint right after a start holds the same jobs as the records that it replaces."""
     bench = Bench()
