@@ -1,6 +1,7 @@
 """python -m benchmarks COMMAND: see the package's own text."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -39,6 +40,9 @@ def main() -> int:
         module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__))
     commands.add_parser("quick", help="a small run of each, under 5 minutes")
     options = parser.parse_args()
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # servers and directories are cleaned up then, too
     chosen = QUICK if options.command == "quick" else (sys.argv[1:],)
     try:
         return max([_run(parser, arguments) for arguments in chosen])
