@@ -182,7 +182,8 @@ def test_limits_survive_restarts_and_checkpoints_and_their_removal_too() -> None
         assert admin.command(line) == b"OK\r\n"
     for _ in range(2):
         bench = bench.killed()
-        assert bench.peer().command("show maxqueue") == b"f\t1\t2\t3\ng\t5\t5\t5\nh\t0\t0\t0\n.\n"
+        assert bench.peer().command("show maxqueue") == b"f\t1\t2\t3\ng\t5\t5\t5\n.\n"
+        assert bench.peer().command("status") == b"f\t0\t0\t0\ng\t0\t0\t0\nh\t0\t0\t0\n.\n"
         bench.start_checkpoint()
         bench.settle()
 
