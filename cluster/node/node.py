@@ -252,14 +252,13 @@ class Node:
                 for chunk in chunks
             ]
 
-        for group in groups:
+        # Who has joined one of these jobs in the group that is open must not be promised it either.
+        for group in [*groups, self.log.group]:
             for connection in group.waiting:
                 for index, (gate, chunks) in enumerate(connection.held):
                     if gate == group.number:
                         connection.held[index] = (gate, without_promises(chunks))
-        # Who has joined one of these jobs in this turn must not be promised it either.
-        for connection in self.log.group.waiting:
-            connection.out[:] = without_promises(connection.out)
+                connection.out[:] = without_promises(connection.out)
         self.log.committed = max(self.log.committed, groups[-1].number if groups else 0)
         for group in groups:
             self._let_go(group)

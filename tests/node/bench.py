@@ -122,12 +122,12 @@ class Bench:
 
     # ---- turns and commits
 
-    def end_turn(self) -> Output:
+    def end_turn(self, *, cut: bool = True) -> Output:
         if self._checkpoint is not None and next(self._checkpoint, self) is self:
             self._checkpoint = None
             self._checkpoint_group = self.node.log.group.number
             self.node.log.append_node(entries.START, self.node.log.incarnation, b"checkpointed")
-        output = self.node.end_turn()
+        output = self.node.end_turn(cut=cut)
         if output.group is not None:
             self.writing.append((self.segment, output.group))
         for connection, data in output.sends:

@@ -38,6 +38,7 @@ steps = st.one_of(
     st.tuples(st.just("time"), st.sampled_from((1, 20, 61))),
     st.just(("end turn",)),
     st.just(("end turn",)),
+    st.just(("end turn, disk busy",)),
     st.just(("commit",)),
     st.just(("settle",)),
     st.just(("settle",)),
@@ -85,7 +86,7 @@ class History:
 
     def run(self, history: list[tuple[Any, ...]]) -> None:
         for step, *arguments in history:
-            getattr(self, step.replace(" ", "_"))(*arguments)
+            getattr(self, step.replace(",", "").replace(" ", "_"))(*arguments)
             self.listen()
 
     # ---- what clients do
@@ -183,6 +184,9 @@ class History:
 
     def end_turn(self) -> None:
         self.bench.end_turn()
+
+    def end_turn_disk_busy(self) -> None:
+        self.bench.end_turn(cut=False)
 
     def commit(self) -> None:
         self.bench.commit()

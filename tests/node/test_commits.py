@@ -70,6 +70,27 @@ def test_all_of_a_turn_is_one_group_and_groups_leave_in_order() -> None:
     assert [len(client.heard()) for client in clients] == [2, 2, 2]
 
 
+def test_while_the_disk_is_busy_turns_share_a_group() -> None:
+    bench = Bench()
+    clients = [bench.peer() for _ in range(3)]
+    worker = bench.worker(b"f")
+    for client in clients:
+        client.say(wire.SUBMIT_JOB_BG, b"f", b"", b"")
+        client.say(wire.ECHO_REQ, b"behind it")
+        output = bench.end_turn(cut=False)
+        assert output.group is None
+        assert output.sends == []
+    worker.say(wire.GRAB_JOB)
+    output = bench.end_turn()
+    assert output.group is not None
+    assert len(output.group.records) == 3
+    assert worker.heard() == [(wire.NO_JOB,)]
+    bench.commit()
+    bench.end_turn()
+    for client in clients:
+        assert [packet[0] for packet in client.heard()] == [wire.JOB_CREATED, wire.ECHO_RES]
+
+
 def test_answers_keep_the_order_of_the_requests_while_one_waits() -> None:
     bench = Bench()
     client = bench.peer()

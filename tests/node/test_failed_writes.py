@@ -110,6 +110,19 @@ def test_who_joins_a_job_in_the_turn_in_which_it_fails_is_not_promised_it() -> N
     assert bench.node.ledger.count() == 0
 
 
+def test_who_joined_it_while_the_disk_was_busy_is_not_promised_it_either() -> None:
+    bench = Bench()
+    first, second = bench.peer(), bench.peer()
+    first.say(wire.SUBMIT_JOB_BG, b"f", b"u", b"")
+    bench.end_turn()
+    second.say(wire.SUBMIT_JOB_BG, b"f", b"u", b"")
+    bench.end_turn(cut=False)
+    bench.fail(FULL)
+    bench.settle()
+    assert first.heard() == second.heard() == [REFUSED]
+    assert bench.node.ledger.count() == 0
+
+
 def test_what_ended_meanwhile_is_owed_to_the_disk() -> None:
     # Given three durable jobs
     bench = Bench()
