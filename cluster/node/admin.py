@@ -51,7 +51,7 @@ class AdminVerbs:
             self._context.send(connection, _unknown(b""))
             return
         command = self._commands.get(words[0].lower())
-        reply = _unknown(b" ".join(words)) if command is None else command(connection, words[1:])
+        reply = _unknown(words[0]) if command is None else command(connection, words[1:])
         self._context.send(connection, reply)
 
     def _list_workers(self, connection: Connection, words: list[bytes]) -> bytes:

@@ -17,15 +17,18 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from cluster.server.peer import UNREAD_HIGH_WATER_BYTES, new_connection, set_options, take
+from cluster.server.turns import EVENTS_PER_TURN, TurnSelector
 from cluster.wire import Decoder
 
 if TYPE_CHECKING:
     from cluster.node import Connection
     from cluster.server.server import Server
-    from cluster.server.turns import TurnSelector
 
 RECEIVE_BYTES: Final = 64 * 1024
 ACCEPTS_PER_TURN: Final = 256
+# Under load a turn looks again for what became ready while it worked.
+GATHERS_PER_TURN: Final = 2
+GATHERED_EVENTS_MIN: Final = 2
 # How long a connection that was closed by us is read on, so that the last answer is not destroyed by a
 # reset (the peer may still be sending).
 LINGER_SECONDS: Final = 2.0
@@ -191,9 +194,20 @@ class PlainPort:
     # ---- events
 
     def _ready(self, events: list[tuple[int, int]]) -> None:
-        """One turn for everything that is ready."""
+        """One turn for everything that is ready, and for what becomes ready meanwhile."""
         server = self.server
         server.begin()
+        self._serve(events)
+        for _ in range(GATHERS_PER_TURN):
+            # One write then answers what would have been two.
+            if len(events) < GATHERED_EVENTS_MIN:
+                break
+            events = self.epoll.poll(0, EVENTS_PER_TURN)
+            self._serve(events)
+        server.end()
+
+    def _serve(self, events: list[tuple[int, int]]) -> None:
+        server = self.server
         peers = self._peers
         for descriptor, mask in events:
             peer = peers.get(descriptor)
@@ -212,16 +226,12 @@ class PlainPort:
                     self.lost(peer)
                     continue
                 if not data:
-                    self._end_of_input(peer)
+                    # It sends no more; gearmand drops it then, and so do we.
+                    self.lost(peer)
                     continue
                 connection = peer.connection
                 if connection is not None and not connection.closing:
                     take(server, connection, peer.decoder, data)
-        server.end()
-
-    def _end_of_input(self, peer: PlainPeer) -> None:
-        """The peer sends no more; gearmand drops it then, and so do we."""
-        self.lost(peer)
 
     def _accept(self) -> None:
         server = self.server

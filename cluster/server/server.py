@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -37,13 +40,17 @@ PACED_RECORDS_MIN: Final = 16
 PACED_RECORDS_MAX: Final = 2048
 GROUP_UNKNOWN: Final = 1 << 62  # a checkpoint is under way; its last group is not cut yet
 JOB_RECORD_BYTES: Final = 100  # of a job's record beside its payload and key, about
-# A checkpoint costs as much as it keeps; below this a journal is not worth one.
+SAMPLED_JOBS: Final = 128
+# A checkpoint costs as much as it keeps; below this much history a journal is not worth one.
 CHECKPOINT_BYTES_MIN: Final = 4 * 1024 * 1024
 # With fewer jobs a whole garbage collection takes no time that anyone sees.
 COLLECT_JOBS_MAX: Final = 20_000
 COLLECT_EVERY_SECONDS: Final = 60.0
 # Wall clocks may be set: look again at least this often whether a scheduled job is due.
 TIMER_SECONDS_MAX: Final = 10.0
+# Memory is given back when the jobs have halved, or are this few, and it has grown by this much.
+TRIM_JOBS: Final = 1000
+TRIM_BYTES_MIN: Final = 16 * 1024 * 1024
 CLOSE_SECONDS: Final = 5.0  # how long a stopping node waits for answers to leave
 
 
@@ -98,6 +105,8 @@ class Server:
         self._checkpoint_bytes = 0  # size of the journal after the last one
         self._checkpoint_count = 0  # jobs in it
         self._collected_at = time.monotonic()
+        self._jobs_most = 0  # since memory was last given back
+        self._resident_bytes = _resident_bytes()  # when it was
 
     # ---- starting
 
@@ -396,12 +405,25 @@ class Server:
         journal = self._journal
         if journal is None or self._checkpoint is not None or self._checkpoint_group or self._failure:
             return False
-        if journal.total_bytes < max(CHECKPOINT_BYTES_MIN, self.settings.segment_bytes // 4):
+        history_bytes_min = max(CHECKPOINT_BYTES_MIN, self.settings.segment_bytes // 4)
+        if journal.total_bytes < history_bytes_min:
             return False
-        if journal.total_bytes >= 2 * max(self._checkpoint_bytes, self.settings.segment_bytes):
-            return True
-        # The queue has shrunk since the last one: give the space back.
-        return self.node.ledger.count() < self._checkpoint_count // 2
+        living_bytes = self._living_bytes()
+        return journal.total_bytes - living_bytes >= max(living_bytes, history_bytes_min)
+
+    def _living_bytes(self) -> int:
+        """What the living jobs take in the journal, from a sample and from the last checkpoint."""
+        ledger = self.node.ledger
+        count = ledger.count()
+        tables = (table.jobs for table in ledger.tables if table.jobs)
+        sample = [next(iter(jobs.values())) for jobs in islice(tables, SAMPLED_JOBS)]
+        sampled_bytes = sum(len(job.payload) + len(job.key) + JOB_RECORD_BYTES for job in sample)
+        estimate = sampled_bytes * count // max(1, len(sample))
+        if self._checkpoint_count:
+            # A few large payloads escape a sample; what they took at the last checkpoint does not.
+            share = min(1.0, count / self._checkpoint_count)
+            estimate = max(estimate, int(self._checkpoint_bytes * share))
+        return estimate
 
     def _on_rotated(self, segment_number: int) -> None:
         """The new segment is there: everything that lives goes into it, or into later ones."""
@@ -441,6 +463,7 @@ class Server:
             return
         self._loop.call_later(HOUSEKEEPING_SECONDS, self._housekeeping)
         self._collect_garbage()
+        self._give_back_memory()
         if self._port is not None:
             self._port.drop_lingering(time.monotonic())
         if self._turned_away:
@@ -458,6 +481,17 @@ class Server:
             assert self._journal is not None
             self._checkpoint_group = GROUP_UNKNOWN
             self._journal.rotate()
+
+    def _give_back_memory(self) -> None:
+        """After a large queue the allocator keeps the pages; the machine's other programs want them."""
+        count = self.node.ledger.count()
+        self._jobs_most = max(count, self._jobs_most)
+        if count > TRIM_JOBS and count > self._jobs_most // 2:
+            return
+        if _resident_bytes() - self._resident_bytes > TRIM_BYTES_MIN:
+            _trim_memory()
+            self._jobs_most = count
+            self._resident_bytes = _resident_bytes()
 
     def _collect_garbage(self) -> None:
         """The collector must not walk a million queued jobs while clients wait.
@@ -542,3 +576,23 @@ class Server:
         for connection in list(self.node.context.connections):
             if connection.transport is not None:
                 connection.transport.abort()
+
+
+def _resident_bytes() -> int:
+    """Memory that the process has; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _find_trim() -> Callable[[], object]:
+    """glibc's malloc_trim; other C libraries give pages back by themselves, or not."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return lambda: None
+    return lambda: trim(0)
+
+
+_trim_memory: Final = _find_trim()
