@@ -38,19 +38,21 @@ class Restorer:
         self._clients = clients
         self._assigned: set[Job] = set()
         self._checkpointed = False
-        self.jobs_seen = 0
+        self._jobs: list[Job] = []  # in the order of the journal; finished ones too
 
     def apply(self, entry: entries.Entry) -> None:
         """One entry; raises DamagedEntry when its body makes no sense."""
-        kind = entry.kind
-        if entry.slot == entries.NODE_SLOT:
+        kind, slot_index, epoch, number, _ = entry
+        if slot_index == entries.NODE_SLOT:
             self._node_entry(entry)
             return
-        if entry.slot >= SLOT_COUNT:
-            raise entries.DamagedEntry(f"names slot {entry.slot}; there are {SLOT_COUNT}")
-        slot = self._context.log.slots[entry.slot]
-        slot.epoch = max(slot.epoch, entry.epoch)
-        slot.number = max(slot.number, entry.number)
+        if slot_index >= SLOT_COUNT:
+            raise entries.DamagedEntry(f"names slot {slot_index}; there are {SLOT_COUNT}")
+        slot = self._context.log.slots[slot_index]
+        if epoch > slot.epoch:
+            slot.epoch = epoch
+        if number > slot.number:
+            slot.number = number
         if kind == entries.SUBMITTED:
             self._submitted(entry)
         elif kind == entries.DONE:
@@ -77,19 +79,25 @@ class Restorer:
                 job.progress = (numerator, denominator)
 
     def _submitted(self, entry: entries.Entry) -> None:
-        try:
-            handle, name, unique, payload = entry.body[1:].split(b"\0", 3)
-        except ValueError:
-            raise entries.DamagedEntry("a submitted job is cut short") from None
-        if unique == b"-":
-            key = self._clients._payload_key(name, payload)
-        else:
-            key = b"%b\0%b" % (name, unique)
-        self._supersede(entry.slot, key)
-        function = self._ledger.function(name)
-        if not unique:
+        _, slot_index, _, _, body = entry
+        handle_end = body.find(b"\0", 1)
+        name_end = body.find(b"\0", handle_end + 1)
+        unique_end = body.find(b"\0", name_end + 1)
+        if handle_end < 0 or name_end < 0 or unique_end < 0:
+            raise entries.DamagedEntry("a submitted job is cut short")
+        name = body[handle_end + 1 : name_end]
+        payload = body[unique_end + 1 :]
+        function = self._ledger.functions.get(name) or self._ledger.function(name)
+        if unique_end == name_end + 1:
             key = function.bare_key
-        self._put(Job(handle, function, key, payload, entry.body[0], True, entry.slot, PENDING))
+        else:
+            key = body[handle_end + 1 : unique_end]
+            if unique_end == name_end + 2 and key[-1:] == b"-":
+                key = self._clients._payload_key(name, payload)
+            if key in self._ledger.tables[slot_index].uniques:
+                self._supersede(slot_index, key)
+                function = self._ledger.function(name)
+        self._put(Job(body[1:handle_end], function, key, payload, body[0], True, slot_index, PENDING))
 
     def _job(self, entry: entries.Entry) -> None:
         self._checkpointed = True
@@ -130,7 +138,7 @@ class Restorer:
         if job.handle in table.jobs:
             raise entries.DamagedEntry(f"job {job.handle!r} is there twice")
         self._ledger.add(job)
-        self.jobs_seen += 1
+        self._jobs.append(job)
 
     def _node_entry(self, entry: entries.Entry) -> None:
         if entry.kind == entries.LIMITS:
@@ -147,12 +155,18 @@ class Restorer:
         Jobs that were with a worker wait a while for its result, then they run again.
         """
         context = self._context
-        jobs = list(self._ledger.all_jobs())
-        jobs.sort(key=_order)
+        jobs = [job for job in self._jobs if job.state != FINISHED]
+        self._jobs.clear()
+        if self._checkpointed:
+            # Whole states are written slot by slot, not in the order of submission.
+            jobs.sort(key=_order)
         due = context.monotonic_seconds + context.settings.reclaim_seconds
+        assigned = self._assigned
         for job in jobs:
-            if job in self._assigned:
+            if job in assigned:
                 job.state = RECLAIM
+            elif job.options is None:
+                self._ledger.enqueue(job)
             else:
                 context.admit(job)
         # The last one first: each is put before all others when its time is over.

@@ -32,7 +32,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 VERSION: Final = 1
@@ -74,8 +74,7 @@ class DamagedEntry(Exception):
     """Bytes that are no entry: torn, rotten or foreign."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One decoded entry."""
 
     kind: int
@@ -127,11 +126,12 @@ def decode(data: bytes | memoryview, offset: int) -> tuple[Entry, int]:
     end = offset + 8 + length
     if length < LENGTH_BASE or end > len(data):
         raise DamagedEntry(f"announces {length} bytes where {len(data) - offset - 8} are left")
-    if crc32(data[offset + 4 : end]) != crc:
+    body = bytes(data[offset + HEADER_BYTES : end])
+    if crc32(body, crc32(data[offset + 4 : offset + HEADER_BYTES])) != crc:
         raise DamagedEntry("checksum does not match")
     if version != VERSION or kind not in KINDS:
         raise DamagedEntry(f"is of version {version}, kind {kind}: written by a newer release?")
-    return Entry(kind, slot, epoch, number, bytes(data[offset + HEADER_BYTES : end])), end
+    return Entry(kind, slot, epoch, number, body), end
 
 
 _JOB: Final = Struct(">BBIIQ")  # flags, priority, retries, deliveries, due

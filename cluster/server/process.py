@@ -99,6 +99,8 @@ def run(settings: Settings, notes: Sequence[str] = ()) -> int:
         become(settings.user)
         with _PidFile(settings.pid_file):
             selector = TurnSelector()
+            if len(os.sched_getaffinity(0)) > 1:
+                selector.spin_seconds = settings.busy_poll_microseconds / 1_000_000
             with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
                 return runner.run(_serve(settings, selector, sock, log_file))
     except StartError as error:

@@ -40,6 +40,7 @@ PACED_RECORDS_MIN: Final = 16
 PACED_RECORDS_MAX: Final = 2048
 GROUP_UNKNOWN: Final = 1 << 62  # a checkpoint is under way; its last group is not cut yet
 JOB_RECORD_BYTES: Final = 100  # of a job's record beside its payload and key, about
+BUSY_FRAMES: Final = 20  # frames in a second
 SAMPLED_JOBS: Final = 128
 # A checkpoint costs as much as it keeps; below this much history a journal is not worth one.
 CHECKPOINT_BYTES_MIN: Final = 4 * 1024 * 1024
@@ -104,6 +105,7 @@ class Server:
         self._checkpoint_group = 0  # the last group of a written checkpoint; 0 = none waits
         self._checkpoint_bytes = 0  # size of the journal after the last one
         self._checkpoint_count = 0  # jobs in it
+        self._frames_seen = 0
         self._collected_at = time.monotonic()
         self._jobs_most = 0  # since memory was last given back
         self._resident_bytes = _resident_bytes()  # when it was
@@ -405,7 +407,10 @@ class Server:
         journal = self._journal
         if journal is None or self._checkpoint is not None or self._checkpoint_group or self._failure:
             return False
-        history_bytes_min = max(CHECKPOINT_BYTES_MIN, self.settings.segment_bytes // 4)
+        # A busy node has better things to do, until history is a whole segment.
+        frames, self._frames_seen = self._frames_seen, journal.frames_written
+        busy = journal.frames_written - frames > BUSY_FRAMES
+        history_bytes_min = self.settings.segment_bytes if busy else CHECKPOINT_BYTES_MIN
         if journal.total_bytes < history_bytes_min:
             return False
         living_bytes = self._living_bytes()

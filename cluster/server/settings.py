@@ -100,6 +100,14 @@ class Settings(BaseSettings):
         description="Connections that may wait to be accepted; the kernel's somaxconn limits it too.",
         json_schema_extra=_in("Network"),
     )
+    busy_poll_microseconds: int = Field(
+        60,
+        ge=0,
+        le=1000,
+        description="How long to look out for the next packet before sleeping, while that pays: less latency "
+        "for a little processor time. 0 is never; on a single processor it is never done.",
+        json_schema_extra=_in("Network"),
+    )
     keepalive_idle_seconds: int = Field(
         5,
         ge=1,

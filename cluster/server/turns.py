@@ -14,9 +14,12 @@ import math
 import select
 from collections.abc import Callable, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
+from time import monotonic
 from typing import Any, Final
 
 EVENTS_PER_TURN: Final = 1024
+SPIN_CREDIT_MAX: Final = 8
+SPIN_PROBE: Final = 64
 TURNS_PER_SELECT: Final = 16  # before timers and the loop's other callbacks are looked at
 
 
@@ -32,6 +35,9 @@ class TurnSelector(BaseSelector):
         # Whether the loop has no callback of ours to run before the next wait.
         self.only_ours: Callable[[], bool] = lambda: True
         self.on_ready: Callable[[list[tuple[int, int]]], None] = lambda events: None
+        self.spin_seconds = 0.0  # see _spin; 0 = never
+        self._spins = 0
+        self._spin_credit = 0
         self._keys: dict[int, SelectorKey] = {}
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
@@ -62,7 +68,28 @@ class TurnSelector(BaseSelector):
             if ready or not events or not self.only_ours():
                 break
             wait = 0.0  # as long as there is more, the loop has nothing to do with it
+            if self.spin_seconds:
+                self._spin()
         return ready
+
+    def _spin(self) -> None:
+        """Look out for the next event for a moment before the loop sleeps.
+
+        An answer to what was just sent is often on its way, and waking a sleeping process costs more
+        than the wait. Where it seldom pays, it is tried seldom.
+        """
+        self._spins += 1
+        if self._spin_credit <= 0 and self._spins % SPIN_PROBE:
+            return
+        deadline = monotonic() + self.spin_seconds
+        poll = self.epoll.poll
+        while True:
+            if poll(0, 1):
+                self._spin_credit = min(SPIN_CREDIT_MAX, self._spin_credit + 1)
+                return
+            if monotonic() >= deadline:
+                self._spin_credit = max(0, self._spin_credit - 2)
+                return
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         descriptor = _descriptor(fileobj)

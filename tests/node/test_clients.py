@@ -328,7 +328,7 @@ def test_text_commands_byte_for_byte(end: str) -> None:
         ("verbose", b"OK WARNING\n"),
         ("version", b"OK 1.2\n"),
         ("shutdown now", b"ERR INVALID_ARGUMENTS shutdown+takes+graceful+or+nothing\r\n"),
-        ("nonsense at all", b"ERR UNKNOWN_COMMAND Unknown+server+commandnonsense at all\r\n"),
+        ("nonsense at all", b"ERR UNKNOWN_COMMAND Unknown+server+commandnonsense\r\n"),
         ("", b"ERR UNKNOWN_COMMAND Unknown+server+command\r\n"),
         ("shutdown graceful", b"OK\r\n"),
     ]
