@@ -11,7 +11,7 @@ bin := $(VENV)/bin
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format bench demo lock clean
+.PHONY: help setup compiled test lint format bench demo lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 16
@@ -24,6 +24,12 @@ $(ready): requirements/dev.lock pyproject.toml requirements/make-venv
 	@$(bin)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@PYTHONWARNINGS=ignore $(bin)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+compiled: ## the same with the hot rooms compiled by mypyc, in .venv-compiled; then e.g. make bench VENV=.venv-compiled
+	@test -x .venv-compiled/bin/python || requirements/make-venv "$(PYTHON)" .venv-compiled
+	@.venv-compiled/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	GEARFLEET_COMPILE=1 .venv-compiled/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+	@touch .venv-compiled/.ready
 
 test: $(ready) ## all tests; what needs a missing Debian package is skipped and named. PYTEST_ARGS="-k journal"
 	$(bin)/python -m pytest $(PYTEST_ARGS)
@@ -53,6 +59,6 @@ lock: ## write requirements/dev.lock anew from pyproject.toml; UPGRADE=--upgrade
 	  --extra dev pyproject.toml requirements/build.in --output-file requirements/dev.lock
 
 clean: ## what the commands above leave behind, the virtual environment included
-	rm -rf $(VENV) .venv-lock demo-output build *.egg-info
+	rm -rf $(VENV) .venv-lock .venv-compiled demo-output build *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

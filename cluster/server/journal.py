@@ -295,6 +295,7 @@ class Journal:
                 continue
             batch: list[bytes] = []
             first_group = last_group = 0
+            recovering = False
             while item is not None:
                 command, number, records = item
                 if command == "group":
@@ -312,12 +313,13 @@ class Journal:
                     self._owed += records
                     if not self._broken:
                         self._failed = False
+                        recovering = True
                 try:
                     item = queue.get_nowait()
                 except Empty:
                     item = None
             if last_group or (not self._failed and (item is None or self._owed)):
-                self._write_groups(first_group, last_group, batch)
+                self._write_groups(first_group, last_group, batch, probe=recovering)
             if item is None:
                 continue
             command, number, _ = item
@@ -334,12 +336,15 @@ class Journal:
                     self._call_soon(self._on_stopped)
                 return
 
-    def _write_groups(self, first_group: int, last_group: int, batch: list[bytes]) -> None:
+    def _write_groups(
+        self, first_group: int, last_group: int, batch: list[bytes], *, probe: bool = False
+    ) -> None:
+        """`probe` writes even if there is nothing to write: only that shows that the disk takes it."""
         if self._failed:
             self._call_soon(self._on_failed, first_group, self._reason, not self._broken)
             return
         try:
-            if batch or self._owed:
+            if batch or self._owed or probe:
                 self._write_frame(b"".join(self._owed + batch))
                 self._owed.clear()
                 self._sealed = not self._sync

@@ -106,6 +106,7 @@ class Server:
         self._checkpoint_bytes = 0  # size of the journal after the last one
         self._checkpoint_count = 0  # jobs in it
         self._frames_seen = 0
+        self._must_checkpoint = False
         self._collected_at = time.monotonic()
         self._jobs_most = 0  # since memory was last given back
         self._resident_bytes = _resident_bytes()  # when it was
@@ -180,6 +181,7 @@ class Server:
             )
         if replay.skipped_bytes:
             self.log.error("passed over damage: jobs that were in it are lost", bytes=replay.skipped_bytes)
+            self._must_checkpoint = True  # the files must not hold the damage any longer
         try:
             self._journal = Journal(
                 directory.journal_path,
@@ -400,6 +402,9 @@ class Server:
         self.log.warning("background jobs are accepted again")
         self._failure = None
         self.node.refuse_background(None)
+        # What ended between the attempt and its success.
+        self.node.log.group.records[:0] = self._owed
+        self._owed = []
 
     # ---- checkpoints
 
@@ -407,6 +412,9 @@ class Server:
         journal = self._journal
         if journal is None or self._checkpoint is not None or self._checkpoint_group or self._failure:
             return False
+        if self._must_checkpoint:
+            self._must_checkpoint = False
+            return True
         # A busy node has better things to do, until history is a whole segment.
         frames, self._frames_seen = self._frames_seen, journal.frames_written
         busy = journal.frames_written - frames > BUSY_FRAMES

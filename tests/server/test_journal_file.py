@@ -523,6 +523,30 @@ journal.append(3, [record(3)]); tell()
     assert numbers == [1, 100, 101, 102, 3]
 
 
+def test_trying_again_with_nothing_owed_succeeds_only_when_the_disk_takes_it(tmp_path: Path) -> None:
+    told, numbers = on_a_full_disk(
+        tmp_path,
+        """
+limit(4096)
+journal.append(1, [record(1)]); tell()
+journal.append(2, [record(2, 8000)]); tell()
+limit(0)
+journal.recover([]); tell()
+limit(-1)
+journal.recover([]); tell()
+journal.append(3, [record(3)]); tell()
+""",
+    )
+    assert [event[:2] for event in told] == [
+        ("committed", 1),
+        ("failed", 2),
+        ("failed", 0),
+        ("committed", 0),
+        ("committed", 3),
+    ]
+    assert numbers == [1, 3]
+
+
 def test_a_kill_after_a_failed_write_loses_nothing_of_what_was_acknowledged(tmp_path: Path) -> None:
     _, numbers = on_a_full_disk(
         tmp_path,
