@@ -15,7 +15,7 @@ resizing to be felt, and so that a slot can move to another node whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from cluster.jobs.function import PRIORITIES, Function
 from cluster.jobs.job import FINISHED, QUEUED, RUNNING, Job
@@ -81,7 +81,23 @@ class Ledger:
             queue.appendleft(job)
         else:
             queue.append(job)
-        self.stirred.append(function)
+        if function.sleepers:
+            self.stirred.append(function)
+
+    def enqueue_all(self, jobs: Iterable[Job]) -> None:
+        """`enqueue` for the many jobs of a group that wait for nothing but their commit."""
+        stir = self.stirred.append
+        ready = self.ready
+        for job in jobs:
+            job.state = QUEUED
+            function = job.function
+            priority = job.priority
+            queue = function.queues[priority]
+            if not queue:
+                ready[priority][function] = None
+            queue.append(job)
+            if function.sleepers:
+                stir(function)
 
     def adopt(self, worker: Worker, job: Job) -> None:
         """A worker kept a job that waits to be run again (RECLAIM, or QUEUED after a delivery)."""

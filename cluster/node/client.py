@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
 from cluster.jobs import HIGH, LOW, NORMAL, PENDING, RUNNING, Cron, CronError, Job, JobOptions
 from cluster.node.context import CREATED_HEADERS, Context
@@ -48,7 +49,7 @@ class ClientVerbs:
             return
         key = body[:second]
         if unique_bytes > 1:
-            slot_index = slot_of(key)
+            slot_index = crc32(key) & SLOT_MASK  # slot_of, without the call
         else:
             key, slot_index = self._special_key(body, first, second)
         table = self._tables[slot_index]
@@ -255,12 +256,14 @@ class ClientVerbs:
         unique_bytes = second - first - 1
         key = body[:second]
         if unique_bytes > 1:
-            slot_index = slot_of(key)
+            slot_index = crc32(key) & SLOT_MASK
         else:
             key, slot_index = self._special_key(body, first, second)
-        job = self._tables[slot_index].uniques.get(key) if unique_bytes else None
+        table = self._tables[slot_index]
+        job = table.uniques.get(key) if unique_bytes else None
         if job is None:
-            function = self._ledger.function(key[:first])
+            name = key[:first]
+            function = self._ledger.functions.get(name) or self._ledger.function(name)
             if function.limits is not None and self._is_full(function, priority):
                 context.refuse(connection, wire.QUEUE_ERROR, QUEUE_FULL)
                 return
@@ -269,7 +272,10 @@ class ClientVerbs:
             job = Job(handle, function, key, payload, priority, False, slot_index, PENDING)
             job.options = options
             job.clients = [connection]
-            self._ledger.add(job)
+            table.jobs[handle] = job
+            if unique_bytes:
+                table.uniques[key] = job
+            function.total += 1
             self._ledger.enqueue(job)
         elif job.clients is None:
             job.clients = [connection]

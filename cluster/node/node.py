@@ -206,13 +206,13 @@ class Node:
             self._let_go(group)
 
     def _admit(self, group: Group) -> None:
-        enqueue = self.ledger.enqueue
+        plain = [job for job in group.jobs if job.state == PENDING and job.options is None]
+        if len(plain) == len(group.jobs):
+            self.ledger.enqueue_all(plain)
+            return
         for job in group.jobs:
             if job.state == PENDING:
-                if job.options is None:
-                    enqueue(job)
-                else:
-                    self.context.admit(job)
+                self.context.admit(job)
 
     def _let_go(self, group: Group) -> None:
         for connection in group.waiting:
