@@ -226,15 +226,18 @@ class Node:
     def group_failed(self, group_number: int, reason: str) -> list[bytes]:
         """This group and all after it could not be written: nothing in them is acknowledged.
 
+        Nor in those before it whose fate is not known yet: answers leave in order, so letting go of this
+        group's refusals would let go of their promises too. What they wrote may come back at a restart.
+
         Returns the entries that must be written once that is possible again, so that what ended
         meanwhile does not come back.
         """
         owed: list[bytes] = []
         refused: set[bytes] = set()
-        groups = [group for group in self._groups if group.number >= group_number]
-        self._groups = [group for group in self._groups if group.number < group_number]
+        groups, self._groups = self._groups, []
+        assert not groups or groups[-1].number >= group_number
         for group in groups:
-            owed += [record for record in group.records if record[9] == entries.DONE]
+            owed += [record for record in group.records if record[9] in (entries.DONE, entries.LIMITS)]
             for job in group.jobs:
                 refused.add(job.handle)
                 # A foreground client that waits for it keeps it, as a foreground job; and who runs it

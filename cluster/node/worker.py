@@ -89,6 +89,8 @@ class WorkerVerbs:
 
     def pre_sleep(self, connection: Connection, body: bytes) -> None:
         worker = connection.worker or self._new_worker(connection)
+        # It has had its NOOP and goes back to sleep, maybe for a job of another server: tell it again.
+        worker.noop_sent = False
         if not self._ledger.sleep(worker):
             self.wake(worker)
 

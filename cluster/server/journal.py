@@ -241,6 +241,13 @@ class Journal:
         self._owed: list[bytes] = []  # handed to `recover`, not written yet
         self._sealed = True
         existing = _segments(directory)
+        if self._sync:
+            # What was read may be in the page cache only, if the last process was killed before its fsync;
+            # promises are about to be built on it.
+            for _, path in existing:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            sync_directory(directory)
         self._sizes: dict[int, int] = {number: path.stat().st_size for number, path in existing}
         self._segment_number = existing[-1][0] if existing else 0
         self.total_bytes = sum(self._sizes.values())

@@ -9,6 +9,7 @@ Each connection is read at most RECEIVE_BYTES a turn, so that no one keeps the o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import select
 import socket
@@ -126,6 +127,7 @@ class PlainPeer:
             return
         self.linger_until = time.monotonic() + LINGER_SECONDS
         self._port.lingering[self] = None
+        self._watch(self._mask | _IN)  # what it still sends is read and dropped
         self._port.detach(self)
         if not self._unsent:
             self._finish()
@@ -169,6 +171,7 @@ class PlainPort:
         self.server = server
         self.epoll = selector.epoll
         self.lingering: dict[PlainPeer, None] = {}
+        self.quiet = asyncio.Event()  # nothing lingers
         self._listener = listener
         self._listener_fd = listener.fileno()
         self._peers: dict[int, PlainPeer] = {}
@@ -181,7 +184,8 @@ class PlainPort:
     def close(self) -> None:
         """Accept no more."""
         if self._listener_fd >= 0:
-            self.epoll.unregister(self._listener_fd)
+            with contextlib.suppress(OSError):  # out of it while descriptors are short
+                self.epoll.unregister(self._listener_fd)
             self._listener.close()
             self._listener_fd = -1
 
@@ -285,6 +289,8 @@ class PlainPort:
         if descriptor >= 0:
             self._peers.pop(descriptor, None)
             self.lingering.pop(peer, None)
+            if not self.lingering:
+                self.quiet.set()
             peer.destroy()  # which takes it out of the epoll too
         self.detach(peer)
 

@@ -52,6 +52,7 @@ TIMER_SECONDS_MAX: Final = 10.0
 # Memory is given back when the jobs have halved, or are this few, and it has grown by this much.
 TRIM_JOBS: Final = 1000
 TRIM_BYTES_MIN: Final = 16 * 1024 * 1024
+LAST_WORDS_SECONDS: Final = 0.3  # the same when all has been sent, for the peers to close first
 CLOSE_SECONDS: Final = 5.0  # how long a stopping node waits for answers to leave
 
 
@@ -106,7 +107,8 @@ class Server:
         self._checkpoint_bytes = 0  # size of the journal after the last one
         self._checkpoint_count = 0  # jobs in it
         self._frames_seen = 0
-        self._must_checkpoint = False
+        # What is passed over must not stay in the files: once is to be enough.
+        self._must_checkpoint = settings.salvage
         self._collected_at = time.monotonic()
         self._jobs_most = 0  # since memory was last given back
         self._resident_bytes = _resident_bytes()  # when it was
@@ -181,7 +183,6 @@ class Server:
             )
         if replay.skipped_bytes:
             self.log.error("passed over damage: jobs that were in it are lost", bytes=replay.skipped_bytes)
-            self._must_checkpoint = True  # the files must not hold the damage any longer
         try:
             self._journal = Journal(
                 directory.journal_path,
@@ -377,7 +378,8 @@ class Server:
 
     def _on_failed(self, group_number: int, reason: str, may_recover: bool) -> None:
         self.turn()
-        self._writing = False
+        if group_number:
+            self._writing = False  # else it was no group's write, and one may be on its way
         if self._failure is None:
             remedy = (
                 "make room on the disk; the node goes on by itself"
@@ -413,7 +415,6 @@ class Server:
         if journal is None or self._checkpoint is not None or self._checkpoint_group or self._failure:
             return False
         if self._must_checkpoint:
-            self._must_checkpoint = False
             return True
         # A busy node has better things to do, until history is a whole segment.
         frames, self._frames_seen = self._frames_seen, journal.frames_written
@@ -459,6 +460,7 @@ class Server:
         journal = self._journal
         assert journal is not None
         self._checkpoint_group = 0
+        self._must_checkpoint = False
         journal.drop_before(self._checkpoint_segment)
         before = journal.total_bytes
         self._checkpoint_bytes = journal.bytes_from(self._checkpoint_segment)
@@ -525,7 +527,7 @@ class Server:
     def _busy(self) -> bool:
         """Whether jobs are left that do not wait for their time."""
         ledger = self.node.ledger
-        return any(function.running or any(function.queues) for function in ledger.functions.values()) or any(
+        return any(function.running for function in ledger.functions.values()) or any(
             job.state != SCHEDULED for job in ledger.all_jobs()
         )
 
@@ -585,6 +587,14 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.deserted.wait(), CLOSE_SECONDS)
         if self._port is not None:
+            # Without this the last answers could be lost: a socket with unread input closes with a reset.
+            unsent = any(peer.get_write_buffer_size() for peer in self._port.lingering)
+            if self._port.lingering:
+                self._port.quiet.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(
+                        self._port.quiet.wait(), CLOSE_SECONDS if unsent else LAST_WORDS_SECONDS
+                    )
             self._port.destroy()
         for connection in list(self.node.context.connections):
             if connection.transport is not None:
