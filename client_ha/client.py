@@ -153,6 +153,7 @@ class HAClient:
         job = self._prepare(
             core, function, payload, unique, priority, background, at, timeout, callbacks=callbacks
         )
+        job.keep(self)
         core.thread.post(core.engine.submit, job, timeout)
         if background:
             job.result()

@@ -244,7 +244,7 @@ class AsyncJob(BaseJob):
 class Job(BaseJob):
     """A job submitted by HAClient. Any thread may wait for it."""
 
-    __slots__ = ("_callback_thread", "_gate")
+    __slots__ = ("_callback_thread", "_client", "_gate")
 
     def __init__(
         self,
@@ -261,6 +261,14 @@ class Job(BaseJob):
         self._gate = threading.Lock()
         self._gate.acquire()
         self._callback_thread = callback_thread
+        # A client that nobody else holds must live until the job ends: HAClient(...).submit(...).result()
+        self._client: object = None
+
+    def keep(self, client: object) -> None:
+        """Hold the client until the job ends."""
+        self._client = client
+        if self.finished:
+            self._client = None
 
     def _call(self, callback: Callable[..., object], *arguments: object) -> None:
         if self._callback_thread is None:
@@ -278,6 +286,7 @@ class Job(BaseJob):
 
     def _release(self) -> None:
         self._gate.release()
+        self._client = None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds until it ended; return whether it did."""

@@ -13,6 +13,7 @@ SUBMIT_MANY_IN_FLIGHT: Final = 2_000
 MAP_IN_FLIGHT: Final = 64
 # A worker keeps at most so many results per server that is away, each for at most so long.
 KEPT_RESULTS_MAX: Final = 10_000
+COMPLAINT_SECONDS: Final = 60.0  # between two warnings that a worker reaches no server
 KEPT_RESULT_SECONDS: Final = 300.0
 
 

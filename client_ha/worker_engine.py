@@ -27,7 +27,7 @@ from client_ha.connection import Connection
 from client_ha.context import JobContext
 from client_ha.link import Link
 from client_ha.tasks import Task
-from client_ha.timing import KEPT_RESULT_SECONDS, KEPT_RESULTS_MAX, Timing
+from client_ha.timing import COMPLAINT_SECONDS, KEPT_RESULT_SECONDS, KEPT_RESULTS_MAX, Timing
 from cluster.wire import MissingArguments, request, split_arguments
 from cluster.wire.packets import (
     CANT_DO,
@@ -119,6 +119,7 @@ class WorkerEngine:
         self._remaining_jobs = max_jobs
         self._running = 0
         self._grabs = 0
+        self._complain_at = 0.0  # when it may next be said that no server is reached
         self._orphans: dict[tuple[Server, bytes], Run] = {}  # their connection broke while they ran
         self._kept: dict[Server, deque[tuple[float, bytes]]] = {}
         self._all_delivered = asyncio.Event()
@@ -319,6 +320,11 @@ class WorkerEngine:
 
     def link_failed(self, link: Link) -> None:
         logger.debug("%s: %s", link.server, link.error)
+        now = self._loop.time()
+        if now >= self._complain_at and not self.connected():
+            # A worker that reaches nobody must not look like one that has nothing to do.
+            self._complain_at = now + COMPLAINT_SECONDS
+            logger.warning("no server reached, trying on; last: %s: %s", link.server, link.error)
 
     def link_down(self, link: Link, connection: Connection, reason: str) -> None:
         peer = _peer(connection)

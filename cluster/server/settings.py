@@ -411,6 +411,10 @@ def _wanted(field: FieldInfo) -> str:
         high = next(limit.le for limit in field.metadata if hasattr(limit, "le"))
         size = any(isinstance(limit, BeforeValidator) for limit in field.metadata)
         return f"a {'size such as 64M, in bytes' if size else 'whole number'} from {low} to {high}"
+    if field.annotation is float:
+        low = next(limit.ge for limit in field.metadata if hasattr(limit, "ge"))
+        high = next(limit.le for limit in field.metadata if hasattr(limit, "le"))
+        return f"a number from {low:g} to {high:g}"
     pattern = next((limit.pattern for limit in field.metadata if getattr(limit, "pattern", None)), None)
     if pattern:
         return f"1 to {NAME_CHARACTERS_MAX} letters, digits, dots, hyphens or underscores"

@@ -60,6 +60,19 @@ def test_a_foreground_job_reports_and_returns(server: Server, patient: Timing) -
         assert any(" reporter : report" in row for row in server.table("workers"))
 
 
+def test_a_client_that_nobody_keeps_lives_until_its_job_ends(server: Server, patient: Timing) -> None:
+    worker = HAWorker(server.address, timing=patient)
+
+    @worker.task("reverse-once")
+    def reverse(job: JobContext) -> bytes:
+        return job.payload[::-1]
+
+    with worker:
+        # The client is garbage as soon as submit returns, but for the job
+        job = HAClient(server.address, timing=patient).submit("reverse-once", b"abc")
+        assert job.result(timeout=20) == b"cba"
+
+
 def test_exceptions_and_failures_reach_the_client_as_what_they_are(server: Server, patient: Timing) -> None:
     worker = HAWorker(server.address, timing=patient)
     heard: list[object] = []
