@@ -34,7 +34,6 @@ from cluster.cli.servers import Failed, NoServer, Servers, complain, server_opti
 # How long a job may stay without a server that takes it, when --timeout does not say.
 ACKNOWLEDGE_SECONDS: Final = 10.0
 # After this a worker without any server says so.
-ALONE_SECONDS: Final = 2.0
 _UNITS_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -283,7 +282,6 @@ def work(
         runner = Commands(command, time_limit)
         for function in functions:
             worker.task(function)(runner.run)
-        threading.Thread(target=_say_when_alone, args=(worker,), daemon=True).start()
         try:
             worker.run()
         finally:
@@ -295,15 +293,6 @@ def work(
     except GearfleetError as error:
         raise Failed(str(error)) from None
     return 0
-
-
-def _say_when_alone(worker: HAWorker) -> None:
-    """A worker waits for its servers for ever; who started it should know for what."""
-    try:
-        worker.wait_connected(timeout=ALONE_SECONDS)
-    except NoServerAvailable:
-        tried = ", ".join(str(server) for server in worker.servers)
-        complain(f"no server answers at {tried}; the worker goes on trying. Check --servers")
 
 
 class Commands:

@@ -139,7 +139,7 @@ def test_a_worker_without_a_server_says_so_and_goes_on() -> None:
         worker.terminate()
         assert worker.wait() == 0
         limit.cancel()
-    assert line.startswith(b"gearfleet: no server answers at 127.0.0.1:1")
+    assert line.startswith(b"gearfleet: no server reached, trying on; last: 127.0.0.1:1: ")
     assert running
 
 
