@@ -1,0 +1,84 @@
+"""What a node can read in etcd: configuration, members, the map, all as of one revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+PROTOCOL_VERSION = 1  # of peer messages and etcd values; N talks to N and N+1
+
+
+@dataclass(frozen=True, slots=True)
+class FleetConfig:
+    """Written once, at bootstrap."""
+
+    slots: int
+    replicas: int
+    min_in_sync: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node's leased key: who it is, where it is reached."""
+
+    name: str
+    identity: str  # of its data directory, 32 hexadecimal digits
+    incarnation: int  # of its process; larger at each start
+    host: str  # the advertised address, for peers and clients
+    port: int  # Gearman
+    peer_port: int  # gRPC
+    http_port: int = 0  # 0 = none
+    zone: str = ""
+    version: str = "0"
+    protocol: int = PROTOCOL_VERSION
+    draining: bool = False  # leads nothing new and leaves
+    empty: bool = False  # its data directory holds nothing: it may take part in a bootstrap
+    revision: int = field(default=0, compare=False)  # mod_revision of its key; not part of the value
+
+
+class SlotRow(NamedTuple):
+    """One slot in the map."""
+
+    epoch: int
+    primary: str  # the node's name
+    incarnation: int  # of the primary's process that may lead in this epoch
+    in_sync: tuple[str, ...]  # identities; sorted; the primary's own is one of them
+    learners: tuple[str, ...] = ()  # identities that are catching up; sorted
+    lossy: bool = False  # once taken over from less than an in-sync set (rule 9)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetMap:
+    """Slot -> epoch, primary, in-sync set, learners. One value in etcd."""
+
+    slots: tuple[SlotRow, ...]
+    names: Mapping[str, str]  # identity -> its node's name, for every identity in `slots`
+    generation: int = 1  # raised by `gearfleet fleet restore`
+    forgotten: frozenset[str] = frozenset()  # identities that an operator said will not come back
+    revision: int = field(default=0, compare=False)  # mod_revision in etcd; not part of the value
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One linearizable read of all of it."""
+
+    revision: int  # of etcd, when it was read
+    config: FleetConfig | None = None
+    map: FleetMap | None = None
+    members: Mapping[str, Member] = MappingProxyType({})  # name -> Member: keys that are present
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A proposed change: compare, then write. Applied only if all comparisons hold.
+
+    Compares the map's mod_revision with `compare_revision` (0: there is none yet), and the mod_revision of
+    each node's key in `compare_members` (0: the key is absent).
+    """
+
+    map: FleetMap
+    compare_revision: int
+    compare_members: Mapping[str, int]
+    config: FleetConfig | None = None  # written too, at bootstrap; compared to be absent
