@@ -10,9 +10,10 @@ Source of all of it: the PROTOCOL document of gearmand; where gearmand differs f
 
 from cluster.wire.decode import MISDIRECTED, TEXT, Decoder, ProtocolError
 from cluster.wire.encode import error, request, response
-from cluster.wire.packets import PACKETS, MissingArguments, PacketSpec, split_arguments
+from cluster.wire.packets import EXTENSION_PACKETS, PACKETS, MissingArguments, PacketSpec, split_arguments
 
 __all__ = [
+    "EXTENSION_PACKETS",
     "MISDIRECTED",
     "PACKETS",
     "TEXT",

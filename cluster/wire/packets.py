@@ -62,6 +62,18 @@ JOB_ASSIGN_ALL: Final = 40
 GET_STATUS_UNIQUE: Final = 41
 STATUS_RES_UNIQUE: Final = 42
 
+# Gearfleet's extension (docs/protocol-extensions.md): only on a connection where the option was granted.
+# Far above what gearmand numbers, so that a later release of it does not take them.
+OPTION_GEARFLEET: Final = b"gearfleet"
+GET_MAP: Final = 1001
+MAP_RES: Final = 1002
+CLAIM_JOB: Final = 1003
+CLAIM_RES: Final = 1004
+# The verdicts of CLAIM_RES.
+CLAIM_KEPT: Final = b"kept"  # the job is the asker's: its result is awaited on this connection
+CLAIM_GONE: Final = b"gone"  # unknown, finished, or given to another worker: its result is not wanted
+CLAIM_ELSEWHERE: Final = b"elsewhere"  # this node does not lead the job's slot
+
 # Error codes as libgearman knows them (libgearman/error_code.gperf, without the GEARMAN_ prefix).
 INVALID_MAGIC: Final = b"INVALID_MAGIC"
 INVALID_COMMAND: Final = b"INVALID_COMMAND"
@@ -148,12 +160,20 @@ PACKETS: Final[dict[int, PacketSpec]] = {
     STATUS_RES_UNIQUE: _s("STATUS_RES_UNIQUE", 6),
 }
 
+# Not in PACKETS: that is what gearmand speaks, and what a connection without the option may use.
+EXTENSION_PACKETS: Final[dict[int, PacketSpec]] = {
+    GET_MAP: _cw("GET_MAP", 0),
+    MAP_RES: _s("MAP_RES", 1),
+    CLAIM_JOB: _w("CLAIM_JOB", 1),
+    CLAIM_RES: _s("CLAIM_RES", 2),
+}
+
 
 class MissingArguments(ValueError):
     """A packet has fewer arguments than its type needs."""
 
     def __init__(self, packet_type: int, got: int) -> None:
-        spec = PACKETS[packet_type]
+        spec = PACKETS.get(packet_type) or EXTENSION_PACKETS[packet_type]
         super().__init__(f"{spec.name} needs {spec.arguments} arguments, separated by NUL; got {got}")
 
 
@@ -162,7 +182,8 @@ def split_arguments(packet_type: int, body: bytes) -> list[bytes]:
 
     Raises MissingArguments when there are fewer, KeyError when the protocol has no such type.
     """
-    count = PACKETS[packet_type].arguments
+    spec = PACKETS.get(packet_type) or EXTENSION_PACKETS[packet_type]
+    count = spec.arguments
     if count == 0:
         return []
     arguments = body.split(b"\0", count - 1)

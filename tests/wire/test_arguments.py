@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.wire import PACKETS, MissingArguments, error, split_arguments
+from cluster.wire import EXTENSION_PACKETS, PACKETS, MissingArguments, error, split_arguments
 from cluster.wire import packets as wire
 from cluster.wire.packets import HEADER_BYTES
 
@@ -63,3 +63,24 @@ def test_an_error_s_sentence_never_breaks_the_packet() -> None:
     # Text from a peer may land in a sentence: NULs and what is no UTF-8 must not change its form
     packet = error(wire.INVALID_ARGUMENT, "bad \0 name \udcff")
     assert split_arguments(wire.ERROR, packet[HEADER_BYTES:]) == [b"INVALID_ARGUMENT", b"bad ? name ?"]
+
+
+def test_the_extension_has_a_table_of_its_own() -> None:
+    # What gearmand speaks, and what a connection without the option may use, is PACKETS alone
+    assert not EXTENSION_PACKETS.keys() & PACKETS.keys()
+    assert [spec.name for spec in EXTENSION_PACKETS.values()] == [
+        "GET_MAP",
+        "MAP_RES",
+        "CLAIM_JOB",
+        "CLAIM_RES",
+    ]
+    assert min(EXTENSION_PACKETS) > 1000
+
+
+def test_the_extension_s_arguments_are_split_as_all_are() -> None:
+    assert split_arguments(wire.GET_MAP, b"") == []
+    assert split_arguments(wire.MAP_RES, b'{"revision": 1}') == [b'{"revision": 1}']
+    assert split_arguments(wire.CLAIM_JOB, b"H:x:2a.3.1") == [b"H:x:2a.3.1"]
+    assert split_arguments(wire.CLAIM_RES, b"H:x:2a.3.1\0kept") == [b"H:x:2a.3.1", wire.CLAIM_KEPT]
+    with pytest.raises(MissingArguments, match="CLAIM_RES needs 2 "):
+        split_arguments(wire.CLAIM_RES, b"H:x:2a.3.1")
