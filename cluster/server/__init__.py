@@ -5,6 +5,7 @@ directory.py   the data directory: lock and identity
 journal.py     segments, group commit, the writer thread; reading them back
 peer.py        one TCP connection
 server.py      Server: the loop's turn around the node's turn, timers, housekeeping, stopping
+status.py      what the node tells about itself
 process.py     run(): signals, files, limits, logging of one server process
 """
 

@@ -24,6 +24,7 @@ import contextlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from zlib import crc32
 from cluster.replication import entries
 from cluster.server.directory import sync_directory
 from cluster.server.errors import DirectoryError, JournalDamaged
+from cluster.server.status import JournalStatus, Latency
 
 SEGMENT_MAGIC: Final = b"GEARFLT1"
 FRAME_MAGIC: Final = b"GFRM"
@@ -253,6 +255,8 @@ class Journal:
         self.total_bytes = sum(self._sizes.values())
         self.written_bytes = 0  # since the start, for whoever watches
         self.frames_written = 0
+        self._write_began = 0.0  # monotonic; 0 = no write is under way
+        self._fsync_latency = Latency()
         self._begin_segment()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -278,6 +282,17 @@ class Journal:
     def recover(self, records: list[bytes]) -> None:
         """After `on_failed` with `may_recover`: try to write again, these entries first."""
         self._queue.put(("recover", 0, records))
+
+    def status(self) -> JournalStatus:
+        """The files, and how the disk does; from any thread."""
+        began = self._write_began
+        return JournalStatus(
+            size_bytes=self.total_bytes,
+            written_bytes=self.written_bytes,
+            frames_written=self.frames_written,
+            write_pending_seconds=time.monotonic() - began if began else 0.0,
+            fsync=self._fsync_latency.read(),
+        )
 
     def stop(self, on_stopped: Callable[[], None]) -> None:
         """Write what was appended, then end the thread; `on_stopped` is called from the loop."""
@@ -375,20 +390,29 @@ class Journal:
         )[:-4]
         frame = memoryview(header + crc32(header, self._seed).to_bytes(4, "big") + data)
         written = 0
-        while written < len(frame):
-            written += os.pwrite(self._descriptor, frame[written:], self._offset + written)
-        if self._sync:
-            try:
-                os.fdatasync(self._descriptor)
-            except OSError:
-                # What the kernel did with the pages is unknown: nothing may be built on this file.
-                self._broken = True
-                raise
+        self._write_began = time.monotonic()
+        try:
+            while written < len(frame):
+                written += os.pwrite(self._descriptor, frame[written:], self._offset + written)
+            if self._sync:
+                self._fdatasync()
+        finally:
+            self._write_began = 0.0
         self._offset += written
         self._sizes[self._segment_number] = self._offset
         self.total_bytes += written
         self.written_bytes += written
         self.frames_written += 1
+
+    def _fdatasync(self) -> None:
+        began = time.monotonic()
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError:
+            # What the kernel did with the pages is unknown: nothing may be built on this file.
+            self._broken = True
+            raise
+        self._fsync_latency.observe(time.monotonic() - began)
 
     def _seal(self) -> None:
         """An empty frame says that the one before it was fsynced."""

@@ -10,7 +10,7 @@ import pwd
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -23,6 +23,9 @@ from cluster.server.turns import TurnSelector
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
+# What runs beside the node on its loop, such as the HTTP port: it is begun before the node starts, and what
+# it returns ends it, after the node has stopped. It may raise StartError.
+Attach = Callable[[Server], Awaitable[Callable[[], Awaitable[None]]]]
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -81,10 +84,11 @@ def configure_log(settings: Settings) -> LogFile:
     return file
 
 
-def run(settings: Settings, notes: Sequence[str] = ()) -> int:
+def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] = ()) -> int:
     """Serve until told to stop. Returns the process's exit code; what goes wrong is logged.
 
-    `notes` are what reading the options has to say; they are logged first.
+    `notes` are what reading the options has to say; they are logged first. `attach` is what else is to run
+    on the loop.
     """
     try:
         log_file = configure_log(settings)
@@ -102,7 +106,7 @@ def run(settings: Settings, notes: Sequence[str] = ()) -> int:
             if len(os.sched_getaffinity(0)) > 1:
                 selector.spin_seconds = settings.busy_poll_microseconds / 1_000_000
             with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-                return runner.run(_serve(settings, selector, sock, log_file))
+                return runner.run(_serve(settings, selector, sock, log_file, attach))
     except StartError as error:
         log.error("cannot start", reason=str(error))
     except OSError as error:
@@ -170,7 +174,13 @@ class _PidFile:
                 self._path.unlink()
 
 
-async def _serve(settings: Settings, selector: TurnSelector, sock: socket.socket, log_file: LogFile) -> int:
+async def _serve(
+    settings: Settings,
+    selector: TurnSelector,
+    sock: socket.socket,
+    log_file: LogFile,
+    attach: Sequence[Attach],
+) -> int:
     loop = asyncio.get_running_loop()
     server = Server(settings, selector)
 
@@ -185,10 +195,13 @@ async def _serve(settings: Settings, selector: TurnSelector, sock: socket.socket
         loop.add_signal_handler(number, server.stop)
     loop.add_signal_handler(signal.SIGUSR1, server.drain)
     loop.add_signal_handler(signal.SIGHUP, reopen)
-    try:
-        await server.start(sock)
-    except BaseException:
-        sock.close()
-        raise
-    await server.stopped.wait()
+    async with contextlib.AsyncExitStack() as attached:
+        try:
+            for begin in attach:
+                attached.push_async_callback(await begin(server))
+            await server.start(sock)
+        except BaseException:
+            sock.close()
+            raise
+        await server.stopped.wait()
     return EXIT_OK

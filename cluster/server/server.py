@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 
 from cluster import __version__
-from cluster.jobs import SCHEDULED
+from cluster.jobs import PRIORITIES, SCHEDULED
 from cluster.node import Connection, Node, NodeSettings, Output
 from cluster.node.context import Stop
 from cluster.replication import entries
@@ -26,6 +26,7 @@ from cluster.server.errors import JournalDamaged, StartError
 from cluster.server.journal import Journal, Replay, read_journal
 from cluster.server.plain import PlainPort
 from cluster.server.settings import Settings
+from cluster.server.status import FleetStatus, FunctionStatus, Latency, NodeStatus, Phase
 from cluster.server.tls import TlsPeer, tls_context
 from cluster.server.turns import TurnSelector
 
@@ -91,9 +92,16 @@ class Server:
         self._timer_due: tuple[float | None, float | None] = (None, None)
         self._connections_max = 0
         self._turned_away = 0
+        self._turned_away_before = 0  # told already
         self._draining = False
         self._stopping = False
         self._writing = False  # a group is on its way to the disk
+        self._group_cut_at = 0.0  # when the group that is on its way was cut (monotonic)
+        self._groups_committed = 0
+        self._commit_latency = Latency()
+        self._housekept_at = 0.0  # monotonic; 0 = not serving yet
+        # Set by whoever makes this node one of a fleet.
+        self.fleet_status: Callable[[], FleetStatus] | None = None
         self._group_timer: asyncio.TimerHandle | None = None
         self._waited = False
         self._last_count = 0  # entries in the last group
@@ -141,6 +149,7 @@ class Server:
         gc.collect()
         gc.freeze()
         gc.disable()
+        self._housekept_at = time.monotonic()
         self._loop.call_later(HOUSEKEEPING_SECONDS, self._housekeeping)
         host, port = sock.getsockname()[:2]
         self.log.info(
@@ -271,6 +280,7 @@ class Server:
                 self.turn()
             else:
                 self._writing = True
+                self._group_cut_at = time.monotonic()
                 self._journal.append(group.number, group.records)
         self._deliver(output)
         due = node.next_due()
@@ -372,6 +382,8 @@ class Server:
         if self._failure is not None:
             self._recovered()
         if group_number:
+            self._groups_committed += 1
+            self._commit_latency.observe(time.monotonic() - self._group_cut_at)
             self.node.committed(group_number)
         if self._checkpoint_group and group_number >= self._checkpoint_group:
             self._checkpoint_done()
@@ -477,6 +489,7 @@ class Server:
         if self._stopping:
             return
         self._loop.call_later(HOUSEKEEPING_SECONDS, self._housekeeping)
+        self._housekept_at = time.monotonic()
         self._collect_garbage()
         self._give_back_memory()
         if self._port is not None:
@@ -488,6 +501,7 @@ class Server:
                 max_connections=self._connections_max,
                 remedy="raise the limit on open files (ulimit -n) or --max-connections",
             )
+            self._turned_away_before += self._turned_away
             self._turned_away = 0
         if self._failure is not None and self._may_recover and self._journal is not None:
             owed, self._owed = self._owed, []
@@ -521,6 +535,42 @@ class Server:
             gc.unfreeze()
             gc.collect()
             gc.freeze()
+
+    # ---- telling
+
+    def status(self) -> NodeStatus:
+        """How the node is now; costs nothing that grows."""
+        if self._stopping:
+            phase = Phase.STOPPING
+        elif self._draining:
+            phase = Phase.DRAINING
+        elif not self._housekept_at:
+            phase = Phase.STARTING
+        else:
+            phase = Phase.SERVING
+        beats = phase in (Phase.SERVING, Phase.DRAINING) and self._housekept_at
+        return NodeStatus(
+            name=self.settings.name,
+            version=__version__,
+            phase=phase,
+            durability=self.settings.durability,
+            refusal=self._failure,
+            turn_age_seconds=time.monotonic() - self._housekept_at if beats else 0.0,
+            connections=len(self.node.context.connections),
+            connections_max=self._connections_max,
+            connections_turned_away=self._turned_away_before + self._turned_away,
+            groups_committed=self._groups_committed,
+            commit=self._commit_latency.read(),
+            journal=None if self._journal is None else self._journal.status(),
+            fleet=None if self.fleet_status is None else self.fleet_status(),
+        )
+
+    def function_statuses(self) -> Iterator[FunctionStatus]:
+        """See ServerStatus. A function that is forgotten meanwhile has nothing to count."""
+        for function in list(self.node.ledger.functions.values()):
+            queued = sum(map(function.queued, range(PRIORITIES)))
+            held = max(0, function.total - queued - function.running)
+            yield FunctionStatus(function.name, queued, function.running, held, len(function.workers))
 
     # ---- stopping
 
