@@ -67,6 +67,8 @@ class TurnSelector(BaseSelector):
                 self.on_ready(events)
             if ready or not events or not self.only_ours():
                 break
+            if timeout is not None and timeout <= 0:
+                break  # the loop has callbacks of others that are due: they must not wait for our load
             wait = 0.0  # as long as there is more, the loop has nothing to do with it
             if self.spin_seconds:
                 self._spin()
