@@ -1,7 +1,8 @@
 """gearfleet server: one option for each field of Settings."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
@@ -14,6 +15,9 @@ from cluster.server.settings import (
     load_settings,
     shown,
 )
+
+if TYPE_CHECKING:
+    from cluster.server.server import Server
 
 HELP: Final = f"""Run a node: a Gearman job server that keeps its background jobs on disk.
 
@@ -29,6 +33,9 @@ Every option may also be set in the environment, by the name in brackets, or in 
     max_payload_bytes = "16M"
 
 The command line wins over the environment, the environment over the file. Sizes take K, M and G."""
+
+
+ALIASES: Final = {"name": ("--node",)}
 
 
 def is_switch(name: str) -> bool:
@@ -78,7 +85,7 @@ def setting_option(name: str, section: str | None = None) -> SectionOption:
     attributes: dict[str, Any] = {"is_flag": True} if is_switch(name) else {"metavar": _metavar(name)}
     option = f"{row['option']}/--no-{row['option'][2:]}" if is_switch(name) else row["option"]
     return SectionOption(
-        [option, name],
+        [option, *ALIASES.get(name, ()), name],
         default=None,
         section=row["group"] if section is None else section,
         help=f"{fields()[name].description}  [{row['environment']}; default: {default_text(name)}]",
@@ -87,10 +94,21 @@ def setting_option(name: str, section: str | None = None) -> SectionOption:
 
 
 def start(settings: Settings) -> int:
-    """Run the node; return its exit code. The import is late: --help needs no event loop."""
+    """Run the node; return its exit code. The imports are late: --help needs no event loop."""
     from cluster.server import run
 
-    return int(run(settings))
+    return int(run(settings, attach=[_http_port] if settings.http_listens else []))
+
+
+async def _http_port(server: "Server") -> "Callable[[], Awaitable[None]]":
+    from cluster.http import HttpPort
+
+    settings = server.settings
+    port = HttpPort(
+        server, settings.http_host, settings.http_port, functions_max=settings.metrics_functions_max
+    )
+    await port.start()
+    return port.close
 
 
 def _server(config: Path | None, **values: object) -> int:

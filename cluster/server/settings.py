@@ -6,13 +6,15 @@ docs/commands.md are made from the fields below, so that a setting is written do
 """
 
 import difflib
+import ipaddress
+import math
 import os
 import re
 import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -27,8 +29,20 @@ ENVIRONMENT_PREFIX: Final = "GEARFLEET_"
 CONFIG_ENVIRONMENT: Final = "GEARFLEET_CONFIG"
 NAME_CHARACTERS_MAX: Final = 32
 HANDLE_PREFIX_BYTES_MAX: Final = 36
+NAME_PATTERN: Final = r"^[A-Za-z0-9._-]{1,32}$"
+ETCD_PORT: Final = 2379
+ETCD_ENDPOINTS_MAX: Final = 16
+HTTP_PORT: Final = 4732
+REPLICAS_MAX: Final = 7
+# What a keep-alive may be late, beside the times that are set: turns of the loop, rounding of times-to-live.
+LEASE_MARGIN_SECONDS: Final = 0.5
 _MEBIBYTE: Final = 1024 * 1024
 _SIZE: Final = re.compile(r"(\d+)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
+_HOST: Final = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+    r"(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
+)
+_ENDPOINT: Final = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(:(?P<port>\d{1,5}))?")
 _SIZE_POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -44,10 +58,64 @@ def parse_size_bytes(text: object) -> object:
     return int(match[1]) * int(1024 ** _SIZE_POWERS[match[2].lower()])
 
 
+class Endpoint(NamedTuple):
+    """Where something listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
+    """Read "etcd-1:2379,10.0.0.2,[::1]:2379". Raises ValueError that says what to write."""
+    endpoints: list[Endpoint] = []
+    for part in text.split(","):
+        part = part.strip()
+        if "://" in part:
+            raise ValueError(f"write {part!r} as HOST:PORT, without a scheme; etcd_ca turns TLS on")
+        match = _ENDPOINT.fullmatch(part)
+        port = int(match["port"] or ETCD_PORT) if match else 0
+        if match is None or not 1 <= port <= 65535:
+            raise ValueError(f"{part!r} is no HOST:PORT; give a list such as etcd-1:2379,etcd-2:2379")
+        endpoint = Endpoint(match["six"] or match["host"], port)
+        if endpoint in endpoints:
+            raise ValueError(f"{part} is there twice; leave one of them out")
+        endpoints.append(endpoint)
+    if len(endpoints) > ETCD_ENDPOINTS_MAX:
+        raise ValueError(f"it has {len(endpoints)} endpoints; give at most {ETCD_ENDPOINTS_MAX}")
+    return tuple(endpoints)
+
+
+def _advertised(text: str) -> str:
+    """Check what peers and clients are to connect to: a host name or an address."""
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        if not _HOST.fullmatch(text):
+            raise ValueError(
+                "give a host name or an address alone, without scheme or port; the ports are settings"
+            ) from None
+        return text
+    if address.is_unspecified:
+        raise ValueError("no other machine can connect to that; give this machine's name or address")
+    return text
+
+
 def _default_name() -> str:
     """The host's short name, cut down to what a node's name may be."""
     short = socket.gethostname().split(".")[0]
     return re.sub(r"[^A-Za-z0-9._-]", "-", short)[:NAME_CHARACTERS_MAX] or "node"
+
+
+def _default_advertise() -> str:
+    """The host's name as it is: asking the resolver for a full one may take many seconds at start."""
+    name = socket.gethostname()
+    return name if _HOST.fullmatch(name) else "localhost"
 
 
 Bytes = Annotated[int, BeforeValidator(parse_size_bytes)]
@@ -61,11 +129,11 @@ def _in(group: str, *, option: str = "", default: str = "") -> dict[str, Any]:
 def environment_value(name: str) -> str | None:
     """A setting's value in the environment, None when it has none.
 
-    Kubernetes gives every pod GEARFLEET_PORT=tcp://10.0.0.1:4730 when a service is called gearfleet; that is
-    no setting.
+    Kubernetes gives every pod GEARFLEET_PORT=tcp://10.0.0.1:4730 when a service is called gearfleet, and
+    GEARFLEET_HTTP_PORT when one is called gearfleet-http; that is no setting.
     """
     value = os.environ.get(ENVIRONMENT_PREFIX + name.upper())
-    return None if not value or (name == "port" and value.startswith("tcp://")) else value
+    return None if not value or (name.endswith("port") and value.startswith("tcp://")) else value
 
 
 class _Environment(EnvSettingsSource):
@@ -182,8 +250,8 @@ class Settings(BaseSettings):
         2.0,
         ge=0.0,
         le=3600.0,
-        description="How long a job that ran when the node went down waits for its worker's result after the "
-        "restart, before it runs again.",
+        description="How long a job that ran when its node went down waits for its worker's result after the "
+        "restart or takeover, before it runs again.",
         json_schema_extra=_in("Jobs"),
     )
     exceptions: bool = Field(
@@ -194,8 +262,8 @@ class Settings(BaseSettings):
     name: str = Field(
         default_factory=_default_name,
         validate_default=True,
-        pattern=r"^[A-Za-z0-9._-]{1,32}$",
-        description="The node's name, in the log and in job handles.",
+        pattern=NAME_PATTERN,
+        description="The node's name, in the log, in job handles and in its fleet; --node is the same.",
         json_schema_extra=_in("Jobs", default="the host's short name"),
     )
     handle_prefix: str = Field(
@@ -203,6 +271,175 @@ class Settings(BaseSettings):
         validate_default=True,
         description="What every job handle of this node begins with; at most 36 bytes.",
         json_schema_extra=_in("Jobs", default="H:NAME"),
+    )
+
+    etcd: str = Field(
+        "",
+        description="etcd of the fleet: HOST:PORT, several with commas. Without it the node stands alone.",
+        json_schema_extra=_in("Fleet", default="none"),
+    )
+    fleet: str = Field(
+        "default",
+        pattern=NAME_PATTERN,
+        description="Name of the fleet; one etcd may have several.",
+        json_schema_extra=_in("Fleet"),
+    )
+    advertise: str = Field(
+        default_factory=_default_advertise,
+        validate_default=True,
+        description="Host name or address at which other nodes and clients reach this one; the ports are "
+        "those that it listens on.",
+        json_schema_extra=_in("Fleet", default="the host's name"),
+    )
+    zone: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,32}$",
+        description="Where the node is (a rack, an availability zone): copies go to different ones.",
+        json_schema_extra=_in("Fleet", default="none"),
+    )
+    replicas: int = Field(
+        3,
+        ge=1,
+        le=REPLICAS_MAX,
+        description="How many nodes keep each background job. Fixed when the fleet is made, as the next one.",
+        json_schema_extra=_in("Fleet"),
+    )
+    min_in_sync: int = Field(
+        0,
+        ge=0,
+        le=REPLICAS_MAX,
+        validate_default=True,
+        description="How many of them must have a job on disk before it is acknowledged.",
+        json_schema_extra=_in("Fleet", default="a majority of the replicas"),
+    )
+    bootstrap_nodes: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        validate_default=True,
+        description="How many nodes must be there before a new fleet is made.",
+        json_schema_extra=_in("Fleet", default="as many as replicas"),
+    )
+    replace_after_seconds: float = Field(
+        300.0,
+        ge=1.0,
+        le=30 * 86400.0,
+        description="How long a node may be gone before its copies are made anew on others.",
+        json_schema_extra=_in("Fleet"),
+    )
+    remember_seconds: float = Field(
+        600.0,
+        ge=0.0,
+        le=86400.0,
+        description="How long the unique key of a finished background job that HAClient submitted is "
+        "remembered, so that a repeat of the submit does not run it again.",
+        json_schema_extra=_in("Fleet"),
+    )
+    remember_jobs_max: int = Field(
+        262144,
+        ge=0,
+        le=2**24,
+        description="How many such keys are remembered; beyond it the oldest are forgotten.",
+        json_schema_extra=_in("Fleet"),
+    )
+
+    peer_host: str = Field(
+        "",
+        validate_default=True,
+        description="Address to listen on for other nodes and for gearfleet's commands.",
+        json_schema_extra=_in("Peers", default="as host"),
+    )
+    peer_port: int = Field(
+        4731,
+        ge=0,
+        le=65535,
+        description="Port for them; 0 takes a free one.",
+        json_schema_extra=_in("Peers"),
+    )
+    peer_certificate: Path | None = Field(
+        None,
+        description="PEM certificate chain of this node. With it nodes speak TLS and know each other by it.",
+        json_schema_extra=_in("Peers"),
+    )
+    peer_key: Path | None = Field(
+        None,
+        description="PEM private key of that certificate.",
+        json_schema_extra=_in("Peers"),
+    )
+    peer_ca: Path | None = Field(
+        None,
+        description="PEM certificates of the authorities that sign nodes' certificates.",
+        json_schema_extra=_in("Peers"),
+    )
+
+    http_host: str = Field(
+        "",
+        validate_default=True,
+        description="Address to listen on for health checks and metrics.",
+        json_schema_extra=_in("HTTP", default="as host"),
+    )
+    http_port: int = Field(
+        HTTP_PORT,
+        ge=-1,
+        le=65535,
+        description="Port for /healthz, /readyz and /metrics; 0 takes a free one, -1 is none. A node that "
+        "stands alone has none unless this is set.",
+        json_schema_extra=_in("HTTP"),
+    )
+    metrics_functions_max: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="How many functions /metrics lists by name; the others are summed.",
+        json_schema_extra=_in("HTTP"),
+    )
+
+    lease_seconds: int = Field(
+        5,
+        ge=1,
+        le=3600,
+        description="After this much silence of a node the others take over. At least keepalive_seconds + "
+        "2 x rpc_timeout_seconds + 0.5.",
+        json_schema_extra=_in("etcd"),
+    )
+    keepalive_seconds: float = Field(
+        1.0,
+        ge=0.05,
+        le=1200.0,
+        description="How often a node tells etcd that it lives.",
+        json_schema_extra=_in("etcd"),
+    )
+    rpc_timeout_seconds: float = Field(
+        1.5,
+        ge=0.05,
+        le=1200.0,
+        description="How long one call of etcd may take.",
+        json_schema_extra=_in("etcd"),
+    )
+    etcd_user: str = Field(
+        "",
+        description="User of etcd, where it wants one.",
+        json_schema_extra=_in("etcd", default="none"),
+    )
+    etcd_password_file: Path | None = Field(
+        None,
+        description="File with that user's password in its first line.",
+        json_schema_extra=_in("etcd"),
+    )
+    etcd_ca: Path | None = Field(
+        None,
+        description="PEM certificates of the authorities that sign etcd's. With it etcd is called over TLS.",
+        json_schema_extra=_in("etcd"),
+    )
+    etcd_certificate: Path | None = Field(
+        None,
+        description="PEM client certificate for etcd, where it wants one.",
+        json_schema_extra=_in("etcd"),
+    )
+    etcd_key: Path | None = Field(
+        None,
+        description="PEM private key of that certificate.",
+        json_schema_extra=_in("etcd"),
     )
 
     max_payload_bytes: Bytes = Field(
@@ -298,6 +535,96 @@ class Settings(BaseSettings):
         if self.tls_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_ca verifies clients over TLS: set tls_certificate and tls_key too")
         return self
+
+    @field_validator(
+        *("data_dir", "log_file", "pid_file", "tls_certificate", "tls_key", "tls_ca", "peer_certificate"),
+        *("peer_key", "peer_ca", "etcd_password_file", "etcd_ca", "etcd_certificate", "etcd_key"),
+        mode="before",
+    )
+    @classmethod
+    def _path(cls, path: object) -> object:
+        # Path("") is the current directory; nobody means that.
+        if path == "":
+            raise ValueError("give a path")
+        return path
+
+    @field_validator("etcd")
+    @classmethod
+    def _etcd(cls, text: str) -> str:
+        return ",".join(str(endpoint) for endpoint in parse_endpoints(text)) if text else ""
+
+    @field_validator("advertise")
+    @classmethod
+    def _advertise(cls, text: str) -> str:
+        return _advertised(text)
+
+    @field_validator("min_in_sync")
+    @classmethod
+    def _min_in_sync(cls, count: int, info: ValidationInfo) -> int:
+        replicas: int | None = info.data.get("replicas")
+        if replicas is None:
+            return count
+        if count > replicas:
+            raise ValueError(f"there are {replicas} replicas; give 1 to {replicas}, or 0 for a majority")
+        return count or replicas // 2 + 1
+
+    @field_validator("bootstrap_nodes")
+    @classmethod
+    def _bootstrap_nodes(cls, count: int, info: ValidationInfo) -> int:
+        least: int | None = info.data.get("min_in_sync")
+        replicas: int | None = info.data.get("replicas")
+        if least is None or replicas is None:
+            return count
+        if 0 < count < least:
+            raise ValueError(
+                f"fewer than {least} nodes could acknowledge no job: give at least min_in_sync, or 0 for "
+                "as many as replicas"
+            )
+        return count or replicas
+
+    @field_validator("peer_host", "http_host")
+    @classmethod
+    def _as_host(cls, host: str, info: ValidationInfo) -> str:
+        return host or str(info.data.get("host", ""))
+
+    @model_validator(mode="after")
+    def _fleet_is_whole(self) -> "Settings":
+        pairs = (("etcd_certificate", "etcd_key"), ("etcd_user", "etcd_password_file"))
+        for one, other in pairs:
+            if bool(getattr(self, one)) != bool(getattr(self, other)):
+                missing = other if getattr(self, one) else one
+                raise ValueError(f"{one} and {other} go together: set {missing} too")
+        if self.etcd_certificate is not None and self.etcd_ca is None:
+            raise ValueError("etcd_certificate is for TLS: set etcd_ca too")
+        parts = ("peer_certificate", "peer_key", "peer_ca")
+        missing_parts = [part for part in parts if getattr(self, part) is None]
+        if 0 < len(missing_parts) < len(parts):
+            raise ValueError(f"{', '.join(parts)} go together: set {' and '.join(missing_parts)} too")
+        if not self.etcd:
+            return self
+        if self.durability != "fsync":
+            raise ValueError(
+                f"a node of a fleet keeps what it acknowledged: set durability to fsync, not "
+                f"{self.durability}; or leave etcd out, and the node stands alone"
+            )
+        needed = self.keepalive_seconds + 2 * self.rpc_timeout_seconds + LEASE_MARGIN_SECONDS
+        if needed > self.lease_seconds + 1e-9:
+            raise ValueError(
+                f"lease_seconds cannot be {self.lease_seconds}: keepalive_seconds + 2 x rpc_timeout_seconds "
+                f"+ {LEASE_MARGIN_SECONDS} is {needed:g}, and a slow answer of etcd would look like a dead "
+                f"node. Set lease_seconds to {math.ceil(needed - 1e-9)} or more, or lower the other two"
+            )
+        return self
+
+    @property
+    def etcd_endpoints(self) -> tuple[Endpoint, ...]:
+        """Empty when the node stands alone."""
+        return parse_endpoints(self.etcd) if self.etcd else ()
+
+    @property
+    def http_listens(self) -> bool:
+        """Whether the HTTP port is to be opened."""
+        return self.http_port >= 0 and (bool(self.etcd) or "http_port" in self.model_fields_set)
 
     @classmethod
     def settings_customise_sources(

@@ -122,3 +122,102 @@ def test_a_file_that_is_missing_is_named(config: Path) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
+
+
+FLEET = {"etcd": "127.0.0.1:2379"}
+
+
+def test_the_defaults_of_a_fleet_are_those_that_are_promised() -> None:
+    settings = load_settings({**FLEET, "host": "10.0.0.1"})
+    assert (settings.fleet, settings.replicas) == ("default", 3)
+    assert (settings.min_in_sync, settings.bootstrap_nodes) == (2, 3)
+    assert (settings.lease_seconds, settings.keepalive_seconds, settings.rpc_timeout_seconds) == (5, 1.0, 1.5)
+    assert (settings.peer_host, settings.peer_port, settings.http_host) == ("10.0.0.1", 4731, "10.0.0.1")
+    assert settings.advertise
+
+
+@pytest.mark.parametrize(("replicas", "majority"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
+def test_a_majority_is_counted_from_the_replicas(replicas: int, majority: int) -> None:
+    settings = load_settings({"replicas": replicas})
+    assert (settings.min_in_sync, settings.bootstrap_nodes) == (majority, replicas)
+
+
+def test_http_is_for_fleets_and_for_those_who_ask() -> None:
+    assert not load_settings().http_listens
+    assert load_settings({"http_port": "0"}).http_listens
+    assert load_settings(FLEET).http_listens
+    assert not load_settings({**FLEET, "http_port": "-1"}).http_listens
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoints"),
+    [
+        ("etcd-1:2379", [("etcd-1", 2379)]),
+        ("etcd-1, 10.0.0.2:1", [("etcd-1", 2379), ("10.0.0.2", 1)]),
+        ("[::1]:2380,[fe80::1]", [("::1", 2380), ("fe80::1", 2379)]),
+    ],
+)
+def test_etcd_has_one_endpoint_or_several(text: str, endpoints: list[tuple[str, int]]) -> None:
+    assert list(load_settings({"etcd": text}).etcd_endpoints) == endpoints
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"etcd": "http://a:1"}, "as HOST:PORT, without a scheme; etcd_ca turns TLS on"),
+        ({"etcd": "a:1,,b:2"}, "'' is no HOST:PORT; give a list such as"),
+        ({"etcd": "a:70000"}, "'a:70000' is no HOST:PORT"),
+        ({"etcd": "::1"}, "'::1' is no HOST:PORT"),
+        ({"etcd": "a:2379,a"}, "a is there twice"),
+        ({"etcd": ",".join(f"a{n}" for n in range(17))}, "it has 17 endpoints; give at most 16"),
+        ({"fleet": "a/b"}, "--fleet cannot be 'a/b': give 1 to 32 letters"),
+        ({"advertise": "http://a"}, "--advertise cannot be 'http://a': give a host name or an address alone"),
+        ({"advertise": "a:4730"}, "without scheme or port"),
+        ({"advertise": ""}, "give a host name"),
+        ({"advertise": "0.0.0.0"}, "no other machine can connect to that"),
+        ({"advertise": "::"}, "no other machine can connect to that"),
+        ({"replicas": "0"}, "from 1 to 7"),
+        ({"replicas": "2", "min_in_sync": "3"}, "there are 2 replicas; give 1 to 2, or 0 for a majority"),
+        ({"bootstrap_nodes": "1"}, "fewer than 2 nodes could acknowledge no job"),
+        ({**FLEET, "durability": "os"}, "set durability to fsync, not os"),
+        ({**FLEET, "durability": "memory"}, "or leave etcd out"),
+        (
+            {**FLEET, "lease_seconds": "4"},
+            "0.5 is 4.5, and a slow answer of etcd would look like a dead node",
+        ),
+        ({**FLEET, "keepalive_seconds": "2"}, "Set lease_seconds to 6 or more, or lower the other two"),
+        ({"etcd_user": "u"}, "set etcd_password_file too"),
+        ({"etcd_password_file": "f"}, "set etcd_user too"),
+        ({"etcd_certificate": "c", "etcd_ca": "a"}, "set etcd_key too"),
+        ({"etcd_certificate": "c", "etcd_key": "k"}, "set etcd_ca too"),
+        ({"peer_certificate": "c"}, "set peer_key and peer_ca too"),
+        ({"peer_certificate": "c", "peer_key": "k"}, "set peer_ca too"),
+        ({"data_dir": ""}, "--data-dir cannot be '': give a path"),
+        ({"log_file": ""}, "--log-file cannot be '': give a path"),
+    ],
+)
+def test_a_wrong_value_of_a_fleet_is_answered_with_what_to_write(
+    values: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings(values)
+    assert message in str(error.value)
+
+
+def test_the_shortest_lease_that_keeps_its_distance_is_taken() -> None:
+    values = {"lease_seconds": 1, "keepalive_seconds": 0.1, "rpc_timeout_seconds": 0.2}
+    assert load_settings({**FLEET, **values}).lease_seconds == 1
+    load_settings({"lease_seconds": 1})  # a node that stands alone has no lease
+
+
+def test_what_kubernetes_says_of_other_services_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEARFLEET_HTTP_PORT", "tcp://10.0.0.1:80")
+    monkeypatch.setenv("GEARFLEET_PEER_PORT", "tcp://10.0.0.1:81")
+    assert (load_settings().http_port, load_settings().peer_port) == (4732, 4731)
+
+
+def test_node_is_another_word_for_name() -> None:
+    from cluster.cli.server import server
+
+    context = server.make_context("server", ["--node", "n1"])
+    assert context.params["name"] == "n1"
