@@ -11,7 +11,7 @@ bin := $(VENV)/bin
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiled test lint format bench demo lock clean
+.PHONY: help setup compiled test lint format bench demo proto lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 16
@@ -50,6 +50,9 @@ bench: $(ready) ## side by side with gearmand, where that is installed; under 5 
 
 demo: $(ready) ## thumbnails by several workers, with a kill -9 in the middle; PHOTOS=dir for your own pictures
 	@$(bin)/python -m examples.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+proto: $(ready) ## compile proto/ into cluster/server/generated, to be committed with it
+	$(bin)/python -m cluster.server.generated
 
 # In an environment of its own, so that the tool is no part of what it locks.
 lock: ## write requirements/dev.lock anew from pyproject.toml; UPGRADE=--upgrade for newer versions

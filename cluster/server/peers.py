@@ -1,0 +1,762 @@
+"""PeerPort: this node's gRPC streams to the other nodes of its fleet.
+
+One stream for each pair of nodes. The node whose name sorts first opens it, again and again until it
+stands; the other one accepts. Each side's first message is a Hello; a side that does not like the other's
+answers with a Refusal that says what to do, and the stream is over. After the Hellos come frames. What is
+in them is the owner's business: the port asks for a frame when the one before has been taken by the
+transport, so that frames merge while the line is busy, and at most one waits in memory.
+
+What the owner is told:
+
+  peer_up      a stream stands: begin anew with offers, nothing said on an older one counts
+  peer_frame   in order
+  peer_silent  nothing came for `silence_seconds`, although each side says something at least every
+               `keepalive_seconds`; peer_heard when something came after all
+  peer_down    the stream is over; there is another one soon, or peer_refused:
+  peer_refused the stream broke and two fresh connects in a row were refused: the process is dead
+
+Calls into the owner come from the loop, never from inside a call of the owner into the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import structlog
+
+# The core's own log goes to standard error, a line for each port scan. What matters of it reaches the log
+# through the errors of calls.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+import grpc
+import grpc.aio
+
+from cluster.replication.frames import Frame, Hello
+from cluster.server.errors import StartError
+from cluster.server.messages import (
+    KEEP_ALIVE,
+    BadMessage,
+    Refusal,
+    pack_frame,
+    pack_hello,
+    pack_refusal,
+    unpack,
+)
+
+SERVICE: Final = "gearfleet.replication.v1.Replication"
+EXCHANGE: Final = f"/{SERVICE}/Exchange"
+COMPLAINTS_MAX: Final = 256  # different ones that are remembered, to be logged once a minute
+COMPLAIN_SECONDS: Final = 60.0
+# When a fresh connect is tried after a stream broke, until two in a row were refused. A dying process
+# closes its streams and its port within this time, in any order.
+PROBE_PAUSES_SECONDS: Final = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.3)
+PROBE_SECONDS: Final = 0.5  # one connect
+REFUSALS_MIN: Final = 2
+REDIAL_SECONDS_MIN: Final = 0.05
+REDIAL_SECONDS_MAX: Final = 1.0
+DIAL_SECONDS: Final = 5.0  # connect, TLS, Hellos
+INTRODUCE_SECONDS: Final = 2.0  # how long a node that etcd has not told us of yet is kept waiting
+CALLS_MAX: Final = 1024  # at once, on the port
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLimits:
+    """What an owner may choose; the defaults are for production."""
+
+    message_bytes_max: int = 65 * 1024 * 1024  # the largest payload and 1 MiB around it
+    keepalive_seconds: float = 0.5  # say something at least this often
+    silence_seconds: float = 2.0  # report who said nothing for this long
+    drop_seconds: float = 10.0  # and break a stream that was silent for this long
+    dial_seconds: float = DIAL_SECONDS
+    introduce_seconds: float = INTRODUCE_SECONDS
+
+
+class PeerAddress(NamedTuple):
+    """Where and who a peer is, as etcd has it."""
+
+    host: str
+    port: int
+    identity: str
+    incarnation: int
+
+
+class PeerTls(NamedTuple):
+    """mTLS between nodes, all PEM. The certificate is for both roles and names the advertised host."""
+
+    certificate: bytes
+    key: bytes
+    ca: bytes
+
+
+class PeerOwner(Protocol):
+    """Whose port it is. See the module's docstring."""
+
+    def peer_up(self, name: str, hello: Hello) -> None: ...
+    def peer_frame(self, name: str, frame: Frame) -> None: ...
+    def peer_down(self, name: str, reason: str) -> None: ...
+    def peer_refused(self, name: str) -> None: ...
+    def peer_silent(self, name: str) -> None: ...
+    def peer_heard(self, name: str) -> None: ...
+    def take_frame(self, name: str) -> Frame | None:
+        """What is to be sent now; None for nothing. Called once for each message."""
+
+
+def load_peer_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> PeerTls | None:
+    """What the settings peer_certificate, peer_key and peer_ca say; None for none. Raises StartError."""
+    if certificate is None and key is None and ca is None:
+        return None
+    if certificate is None or key is None or ca is None:
+        missing = [
+            name
+            for name, path in (("peer_certificate", certificate), ("peer_key", key), ("peer_ca", ca))
+            if path is None
+        ]
+        raise StartError(f"TLS between nodes needs all three of its files: set {' and '.join(missing)} too")
+    try:
+        # gRPC says nothing of a bad file but that a handshake failed.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(ca)
+        return PeerTls(certificate.read_bytes(), key.read_bytes(), ca.read_bytes())
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(
+            f"TLS between nodes cannot be set up ({error}): check peer_certificate, peer_key and peer_ca"
+        ) from None
+
+
+class _Stream:
+    """One that has had both Hellos."""
+
+    __slots__ = ("due", "heard", "hello", "idle", "over", "pending", "read", "sent", "silent", "write")
+
+    def __init__(
+        self,
+        hello: Hello,
+        read: Callable[[], Awaitable[Any]],
+        write: Callable[[bytes], Awaitable[None]],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.hello = hello
+        self.read = read
+        self.write = write
+        self.over: asyncio.Future[str] = loop.create_future()  # with the reason
+        self.idle: asyncio.Future[None] | None = None  # what the sender waits for when there is nothing
+        self.heard = self.sent = loop.time()
+        self.silent = False
+        self.due = False  # time for a keep-alive
+        self.pending = 0  # bytes that the transport has not taken
+
+    def wake(self) -> None:
+        idle = self.idle
+        if idle is not None:
+            self.idle = None
+            if not idle.done():
+                idle.set_result(None)
+
+
+class _Peer:
+    """One other node's one start."""
+
+    __slots__ = ("address", "dialling", "gone", "name", "probing", "stream", "trouble")
+
+    def __init__(self, name: str, address: PeerAddress) -> None:
+        self.name = name
+        self.address = address
+        self.stream: _Stream | None = None
+        self.dialling: asyncio.Task[None] | None = None
+        self.probing: asyncio.Task[None] | None = None
+        self.trouble = "not connected yet"  # why there is no stream
+        self.gone = False  # left, or another start of it took its place
+
+
+class PeerPort:
+    """The port for other nodes and the streams to them, in the running loop."""
+
+    def __init__(
+        self,
+        hello: Hello,
+        host: str,
+        port: int,
+        owner: PeerOwner,
+        *,
+        tls: PeerTls | None = None,
+        limits: PeerLimits | None = None,
+        handlers: Sequence[grpc.GenericRpcHandler] = (),
+    ) -> None:
+        """`handlers` are further services on the same port, see control.py."""
+        self.hello = hello
+        self.name = hello.node
+        self.host = host
+        self.port = port  # the one that was taken, after `start`
+        self.limits = limits or PeerLimits()
+        self.log = structlog.get_logger("gearfleet")
+        self._owner = owner
+        self._tls = tls
+        self._handlers = handlers
+        self._hello_bytes = pack_hello(hello)
+        self._loop = asyncio.get_running_loop()
+        self._server: Any = None
+        self._peers: dict[str, _Peer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed: asyncio.Future[None] = self._loop.create_future()  # when `_peers` was
+        self._complaints: dict[str, float] = {}
+        self._ticker: asyncio.TimerHandle | None = None
+        self._tick_due = 0.0
+        self._closed = False
+
+    # ---- for the owner
+
+    async def start(self) -> None:
+        """Listen. Raises StartError."""
+        handler = grpc.method_handlers_generic_handler(
+            SERVICE, {"Exchange": grpc.stream_stream_rpc_method_handler(self._accept)}
+        )
+        server = grpc.aio.server(
+            handlers=(handler, *self._handlers),
+            options=_options(self.limits, server=True),
+            maximum_concurrent_rpcs=CALLS_MAX,
+        )
+        address = _host_and_port(self.host, self.port)
+        try:
+            if self._tls is None:
+                self.port = server.add_insecure_port(address)
+            else:
+                credentials = grpc.ssl_server_credentials(
+                    [(self._tls.key, self._tls.certificate)],
+                    root_certificates=self._tls.ca,
+                    require_client_auth=True,
+                )
+                self.port = server.add_secure_port(address, credentials)
+        except RuntimeError:
+            await server.stop(None)
+            raise StartError(
+                f"cannot listen for other nodes on {address} ({_why_not(self.host, self.port)}): stop what "
+                "uses that port, or give --peer-host and --peer-port others"
+            ) from None
+        await server.start()
+        self._server = server
+        self._tick_due = self._loop.time()
+        self._tick()
+
+    async def close(self) -> None:
+        """Stop listening, end all streams. The owner hears nothing more."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._changed.cancel()
+        for peer in self._peers.values():
+            peer.gone = True
+            if peer.stream is not None:
+                self._end(peer, peer.stream, "this node closes")
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._server is not None:
+            await self._server.stop(None)
+        self._peers.clear()
+
+    def set_peers(self, peers: Mapping[str, PeerAddress]) -> None:
+        """Who the other nodes are now. Streams to others, and to older starts of these, end."""
+        changed = False
+        for name, peer in list(self._peers.items()):
+            new = peers.get(name)
+            if new is None or new[2:] != peer.address[2:]:
+                del self._peers[name]
+                self._let_go(peer, "it left the fleet" if new is None else "it was started anew")
+                changed = True
+        for name, address in peers.items():
+            if name == self.name:
+                continue
+            known = self._peers.get(name)
+            if known is not None:
+                known.address = address
+                continue
+            peer = self._peers[name] = _Peer(name, address)
+            if self.name < name:
+                peer.dialling = self._spawn(self._dial_again_and_again(peer))
+            changed = True
+        if changed and not self._changed.done():
+            self._changed.set_result(None)
+            self._changed = self._loop.create_future()
+
+    def wake(self, name: str) -> None:
+        """There is something to send to `name`: its stream, if it stands, asks for it."""
+        peer = self._peers.get(name)
+        if peer is not None and peer.stream is not None:
+            peer.stream.wake()
+
+    def is_up(self, name: str) -> bool:
+        peer = self._peers.get(name)
+        return peer is not None and peer.stream is not None
+
+    def pending_bytes(self, name: str) -> int:
+        """Size of the message that the transport has not taken yet; 0 when it waits for the next."""
+        peer = self._peers.get(name)
+        return 0 if peer is None or peer.stream is None else peer.stream.pending
+
+    def trouble(self, name: str) -> str:
+        """Why there is no stream to `name`, for people; empty when there is one."""
+        peer = self._peers.get(name)
+        if peer is None:
+            return "no such node"
+        return "" if peer.stream is not None else peer.trouble
+
+    # ---- opening a stream
+
+    async def _dial_again_and_again(self, peer: _Peer) -> None:
+        pause = REDIAL_SECONDS_MIN
+        while not peer.gone:
+            if await self._dial(peer):
+                pause = REDIAL_SECONDS_MIN
+            # Not all at once after a restart of the one that all of them dial.
+            await asyncio.sleep(pause * random.uniform(1.0, 1.5))
+            pause = min(pause * 2, REDIAL_SECONDS_MAX / 1.5)
+
+    async def _dial(self, peer: _Peer) -> bool:
+        """Open a stream and serve it to its end; whether it ever stood."""
+        stood = False
+        where = _host_and_port(peer.address.host, peer.address.port)
+        channel = call = None
+        try:
+            async with asyncio.timeout(self.limits.dial_seconds) as limit:
+                # First by hand: a refusal costs little this way, and tells itself from all else.
+                target = await _connect(peer.address.host, peer.address.port)
+                channel = self._channel(target, peer.address.host)
+                call = channel.stream_stream(EXCHANGE)()
+                await call.write(self._hello_bytes)
+                data = await call.read()
+                if data is grpc.aio.EOF:
+                    raise BadMessage("it closed the stream without a word")
+                answer = unpack(data)
+                if isinstance(answer, Refusal):
+                    raise _Unwanted(f"it refuses this node: {answer.reason}")
+                if not isinstance(answer, Hello):
+                    raise BadMessage("its first message is no Hello")
+                fault = self._fault(answer) or self._mismatch(answer, peer.name, where)
+                if fault is not None:
+                    raise _Unwanted(fault)
+                limit.reschedule(None)
+            if not peer.gone:
+                stood = True
+                await self._serve(peer, _Stream(answer, call.read, call.write, self._loop))
+        except TimeoutError:
+            self._no_stream(peer, f"no answer within {self.limits.dial_seconds} s from {where}")
+        except ConnectionRefusedError:
+            self._no_stream(peer, f"nothing listens on {where}: is the node running?", quietly=True)
+        except OSError as error:
+            self._no_stream(
+                peer,
+                f"{where} cannot be reached ({error.strerror or error}): is --advertise of node "
+                f"{peer.name} an address that this node can reach?",
+            )
+        except (_Unwanted, BadMessage) as error:
+            self._no_stream(peer, str(error))
+        except grpc.RpcError as error:
+            self._no_stream(peer, f"no gRPC stream to {where} ({_explain(error)}){self._tls_hint()}")
+        finally:
+            if call is not None:
+                call.cancel()
+            if channel is not None:
+                await channel.close()
+        return stood
+
+    def _channel(self, target: str, host: str) -> Any:
+        options = _options(self.limits, server=False)
+        if self._tls is None:
+            return grpc.aio.insecure_channel(target, options=options)
+        credentials = grpc.ssl_channel_credentials(self._tls.ca, self._tls.key, self._tls.certificate)
+        # The address is resolved already; the certificate has to be good for what was advertised.
+        options.append(("grpc.ssl_target_name_override", host))
+        return grpc.aio.secure_channel(target, credentials, options=options)
+
+    def _tls_hint(self) -> str:
+        return (
+            ": do both nodes use TLS with certificates of the same peer_ca, good for the advertised host?"
+            if self._tls
+            else ": does only the other node use TLS? Then set peer_certificate, peer_key and peer_ca here"
+        )
+
+    def _no_stream(self, peer: _Peer, reason: str, *, quietly: bool = False) -> None:
+        peer.trouble = reason
+        if not quietly and not peer.gone:
+            self._complain(f"{peer.name} {reason}", "no stream to a node", node=peer.name, reason=reason)
+
+    # ---- accepting one
+
+    async def _accept(self, _: object, context: Any) -> None:
+        """A call of Exchange, from its first byte to its end."""
+        try:
+            async with asyncio.timeout(self.limits.dial_seconds):
+                data = await context.read()
+                if data is grpc.aio.EOF:
+                    return
+                hello = unpack(data)
+                if not isinstance(hello, Hello):
+                    raise BadMessage("the first message is no Hello")
+                fault = self._fault(hello) or await self._introduce(hello)
+                if fault is not None:
+                    self._complain(
+                        f"{context.peer()} {fault}",
+                        "refused a node",
+                        node=hello.node,
+                        address=context.peer(),
+                        reason=fault,
+                    )
+                    await context.write(pack_refusal(fault))
+                    return
+                await context.write(self._hello_bytes)
+        except (TimeoutError, BadMessage) as error:
+            reason = str(error) or f"no Hello within {self.limits.dial_seconds} s"
+            self._complain("no peer", "not a node of a fleet", address=context.peer(), reason=reason)
+            context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
+            context.set_details(reason)
+            return
+        peer = self._peers.get(hello.node)
+        if peer is None or self._closed:
+            return
+        stream = _Stream(hello, context.read, context.write, self._loop)
+        reason = await self._serve(peer, stream)
+        context.set_code(grpc.StatusCode.ABORTED)
+        context.set_details(reason)
+
+    def _fault(self, hello: Hello) -> str | None:
+        """What no patience mends. For both sides: the text may be read on the other node."""
+        mine = self.hello
+        if abs(hello.protocol - mine.protocol) > 1:
+            old, new = sorted((hello, mine), key=lambda each: each.protocol)
+            return (
+                f"node {hello.node} speaks protocol {hello.protocol}, node {mine.node} {mine.protocol}: "
+                f"upgrade node {old.node} (version {old.version}) towards version {new.version}, one version "
+                "at a time"
+            )
+        if hello.fleet != mine.fleet:
+            return (
+                f"node {hello.node} belongs to fleet {hello.fleet}, node {mine.node} to fleet {mine.fleet}: "
+                "correct --fleet or --etcd of one, or the address that leads here"
+            )
+        if hello.slots != mine.slots:
+            return (
+                f"node {hello.node} counts {hello.slots} slots, node {mine.node} {mine.slots}: a fleet keeps "
+                "the number that it was made with; start the node with the etcd of its fleet"
+            )
+        if hello.node == mine.node:
+            return f"two nodes are called {mine.node}: give one of them another --name"
+        return None
+
+    async def _introduce(self, hello: Hello) -> str | None:
+        """Wait until etcd has told of this node, for a while; what is wrong with it after that."""
+        deadline = self._loop.time() + self.limits.introduce_seconds
+        while True:
+            fault = self._stranger(hello)
+            patience = deadline - self._loop.time()
+            if fault is None or patience <= 0 or self._closed:
+                return fault
+            await asyncio.wait({self._changed}, timeout=patience)
+
+    def _stranger(self, hello: Hello) -> str | None:
+        if hello.node > self.name:
+            return f"node {self.name} calls node {hello.node}, not the other way round: its name sorts first"
+        peer = self._peers.get(hello.node)
+        if peer is None:
+            return (
+                f"node {self.name} sees no key of node {hello.node} in etcd: do both use the same etcd, and "
+                "has its lease run out?"
+            )
+        return self._mismatch(hello, peer.name, "")
+
+    def _mismatch(self, hello: Hello, name: str, where: str) -> str | None:
+        """Whether this Hello is that of the peer of this name, as etcd describes it."""
+        if hello.node != name:
+            return (
+                f"node {hello.node} answers at {where}, which node {name} advertises: correct --advertise "
+                f"and --peer-port of node {name}"
+            )
+        peer = self._peers.get(name)
+        if peer is None:
+            return f"node {name} left the fleet"
+        identity, incarnation = peer.address.identity, peer.address.incarnation
+        if hello.incarnation < incarnation:
+            return (
+                f"an older start of node {name} than etcd lists: a newer one has taken its place; stop this "
+                "one, or give it another --name and data directory"
+            )
+        if hello.incarnation > incarnation:
+            return f"etcd lists an older start of node {name} still: its new key is awaited"
+        if hello.identity != identity:
+            return (
+                f"two nodes are called {name}: etcd lists the one with data directory {identity}, this one "
+                f"has {hello.identity}; give one of them another --name"
+            )
+        return None
+
+    # ---- a stream's life
+
+    async def _serve(self, peer: _Peer, stream: _Stream) -> str:
+        """Until it is over; the reason."""
+        if peer.stream is not None:
+            self._end(peer, peer.stream, "replaced by a newer stream", probe=False)
+        peer.stream = stream
+        self._tell(self._owner.peer_up, peer.name, stream.hello)
+        tasks = {
+            self._loop.create_task(self._receive(peer, stream)),
+            self._loop.create_task(self._send(peer, stream)),
+        }
+        try:
+            # Not the future itself: a cancelled call must not cancel it.
+            await asyncio.wait({stream.over})
+        finally:
+            self._end(peer, stream, "the connection broke")
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        return stream.over.result()
+
+    async def _receive(self, peer: _Peer, stream: _Stream) -> None:
+        read, clock, over = stream.read, self._loop.time, stream.over
+        frame_came, name = self._owner.peer_frame, peer.name
+        try:
+            while (data := await read()) is not grpc.aio.EOF:
+                if over.done():
+                    return
+                stream.heard = clock()
+                if stream.silent:
+                    stream.silent = False
+                    self._tell(self._owner.peer_heard, name)
+                if data == KEEP_ALIVE:
+                    continue
+                content = unpack(data)
+                if not isinstance(content, Frame):
+                    raise BadMessage("a second Hello, or a Refusal, in the middle of a stream")
+                try:
+                    frame_came(name, content)
+                except Exception:
+                    # A defect of ours. What came after this frame would not make sense: begin anew.
+                    self.log.exception("failed on a frame", node=name)
+                    self._end(peer, stream, "this node failed on a frame")
+                    return
+            reason = "closed by the other node"
+        except BadMessage as error:
+            reason = f"it sent {error}"
+        except Exception as error:
+            reason = _explain(error)
+        self._end(peer, stream, reason)
+
+    async def _send(self, peer: _Peer, stream: _Stream) -> None:
+        write, take, clock, name = stream.write, self._owner.take_frame, self._loop.time, peer.name
+        limit = self.limits.message_bytes_max
+        try:
+            while not stream.over.done():
+                try:
+                    frame = take(name)
+                except Exception:
+                    self.log.exception("failed on what to send", node=name)
+                    reason = "this node failed on what to send"
+                    break
+                if frame is not None:
+                    data = pack_frame(frame)
+                    if len(data) > limit:
+                        reason = f"a frame of {len(data)} bytes is more than {limit}, which is a defect"
+                        self.log.error("a frame is too large", node=name, bytes=len(data), bytes_max=limit)
+                        break
+                elif stream.due:
+                    data = KEEP_ALIVE
+                else:
+                    stream.idle = idle = self._loop.create_future()
+                    await idle
+                    continue
+                stream.due = False
+                stream.pending = len(data)
+                await write(data)
+                stream.pending = 0
+                stream.sent = clock()
+            else:
+                return
+        except Exception as error:
+            reason = _explain(error)
+        self._end(peer, stream, reason)
+
+    def _end(self, peer: _Peer, stream: _Stream, reason: str, *, probe: bool = True) -> None:
+        """A stream is over; the first reason counts."""
+        if stream.over.done():
+            return
+        stream.over.set_result(reason)
+        if peer.stream is not stream:
+            return
+        peer.stream = None
+        peer.trouble = reason
+        self._tell(self._owner.peer_down, peer.name, reason)
+        if probe and not peer.gone and peer.probing is None:
+            peer.probing = self._spawn(self._probe(peer))
+
+    def _let_go(self, peer: _Peer, reason: str) -> None:
+        """It is no peer any more, or not this start of it."""
+        peer.gone = True
+        peer.trouble = reason
+        for task in (peer.probing, None if peer.stream is not None else peer.dialling):
+            if task is not None:
+                task.cancel()
+        if peer.stream is not None:
+            self._loop.call_soon(self._end, peer, peer.stream, reason)
+
+    async def _probe(self, peer: _Peer) -> None:
+        """Its stream broke: is its process dead? (design.md, "Dead means")"""
+        refused = 0
+        try:
+            for pause in PROBE_PAUSES_SECONDS:
+                await asyncio.sleep(pause)
+                if peer.stream is not None:
+                    return
+                try:
+                    async with asyncio.timeout(PROBE_SECONDS):
+                        await _connect(peer.address.host, peer.address.port)
+                    refused = 0
+                except ConnectionRefusedError:
+                    refused += 1
+                    if refused == REFUSALS_MIN:
+                        if not peer.gone:
+                            self._tell(self._owner.peer_refused, peer.name)
+                        return
+                except OSError:  # time-outs too: they prove nothing
+                    refused = 0
+        finally:
+            peer.probing = None
+
+    def _tick(self) -> None:
+        """Keep-alives and silences of all streams."""
+        limits = self.limits
+        period = min(limits.keepalive_seconds, limits.silence_seconds) / 4
+        now = self._loop.time()
+        late = now - self._tick_due
+        # Was it this process that slept? Then what the others said meanwhile has not been read yet.
+        pardon = late if late > period else 0.0
+        for peer in list(self._peers.values()):
+            stream = peer.stream
+            if stream is None:
+                continue
+            stream.heard += pardon
+            quiet = now - stream.heard
+            if quiet > limits.drop_seconds:
+                self._end(peer, stream, f"it said nothing for {limits.drop_seconds:g} s")
+            elif quiet > limits.silence_seconds and not stream.silent:
+                stream.silent = True
+                self._tell(self._owner.peer_silent, peer.name)
+            if now - stream.sent >= limits.keepalive_seconds - period:
+                stream.due = True
+                stream.wake()
+        self._tick_due = now + period
+        self._ticker = self._loop.call_at(self._tick_due, self._tick)
+
+    # ---- small things
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
+        if self._closed:
+            return
+        try:
+            callback(*arguments)
+        except Exception:
+            self.log.exception("failed on news of a node", news=callback.__name__)
+
+    def _complain(self, key: str, event: str, **values: object) -> None:
+        """Log, but the same not more than once a minute."""
+        now = self._loop.time()
+        if now - self._complaints.get(key, -COMPLAIN_SECONDS) < COMPLAIN_SECONDS:
+            return
+        if len(self._complaints) >= COMPLAINTS_MAX:
+            self._complaints.clear()
+        self._complaints[key] = now
+        self.log.warning(event, **values)
+
+
+class _Unwanted(Exception):
+    """The other side, or this one, does not want the stream."""
+
+
+def _options(limits: PeerLimits, *, server: bool) -> list[tuple[str, Any]]:
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", limits.message_bytes_max),
+        ("grpc.max_send_message_length", limits.message_bytes_max),
+    ]
+    if server:
+        options += [("grpc.so_reuseport", 0)]
+    else:
+        options += [
+            ("grpc.use_local_subchannel_pool", 1),  # each dial is a new connection
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),
+            ("grpc.service_config_disable_resolution", 1),
+        ]
+    return options
+
+
+async def _connect(host: str, port: int) -> str:
+    """Connect and hang up; the address that answered, as gRPC writes it. Raises OSError.
+
+    ConnectionRefusedError only when all addresses of the host refused.
+    """
+    loop = asyncio.get_running_loop()
+    error: OSError | None = None
+    for family, address in await _resolve(host, port):
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            try:
+                await loop.sock_connect(sock, address)
+            except OSError as fault:
+                if error is None or isinstance(error, ConnectionRefusedError):
+                    error = fault
+                continue
+            if family == socket.AF_INET6:
+                return f"ipv6:[{address[0]}]:{address[1]}"
+            return f"ipv4:{address[0]}:{address[1]}"
+    raise error or OSError(f"{host} has no address")
+
+
+async def _resolve(host: str, port: int) -> list[tuple[int, Any]]:
+    with contextlib.suppress(ValueError):
+        version = ip_address(host).version
+        return [(socket.AF_INET6 if version == 6 else socket.AF_INET, (host, port))]
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(int(family), address) for family, _, _, _, address in found]
+
+
+def _why_not(host: str, port: int) -> str:
+    """Why a port cannot be listened on; gRPC does not say."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen()
+    except OSError as error:
+        return str(error.strerror)
+    return "no reason was given"
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _explain(error: BaseException) -> str:
+    """One line about what gRPC raised."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return str(error.details() or error.code().name.lower()).replace("\n", " ")
+    return str(error) or type(error).__name__
