@@ -21,26 +21,29 @@ Calls into the owner come from the loop, never from inside a call of the owner i
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-import structlog
-
-# The core's own log goes to standard error, a line for each port scan. What matters of it reaches the log
-# through the errors of calls.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 import grpc.aio
+import structlog
 
 from cluster.replication.frames import Frame, Hello
+from cluster.server.channels import (
+    MESSAGE_BYTES_MAX,
+    PeerTls,
+    connect,
+    explain,
+    host_and_port,
+    load_peer_tls,
+    open_channel,
+    options,
+    os_reason,
+    tls_hint,
+    why_not,
+)
 from cluster.server.errors import StartError
 from cluster.server.messages import (
     KEEP_ALIVE,
@@ -51,6 +54,8 @@ from cluster.server.messages import (
     pack_refusal,
     unpack,
 )
+
+__all__ = ["PeerAddress", "PeerLimits", "PeerOwner", "PeerPort", "PeerTls", "load_peer_tls"]
 
 SERVICE: Final = "gearfleet.replication.v1.Replication"
 EXCHANGE: Final = f"/{SERVICE}/Exchange"
@@ -72,7 +77,7 @@ CALLS_MAX: Final = 1024  # at once, on the port
 class PeerLimits:
     """What an owner may choose; the defaults are for production."""
 
-    message_bytes_max: int = 65 * 1024 * 1024  # the largest payload and 1 MiB around it
+    message_bytes_max: int = MESSAGE_BYTES_MAX
     keepalive_seconds: float = 0.5  # say something at least this often
     silence_seconds: float = 2.0  # report who said nothing for this long
     drop_seconds: float = 10.0  # and break a stream that was silent for this long
@@ -89,14 +94,6 @@ class PeerAddress(NamedTuple):
     incarnation: int
 
 
-class PeerTls(NamedTuple):
-    """mTLS between nodes, all PEM. The certificate is for both roles and names the advertised host."""
-
-    certificate: bytes
-    key: bytes
-    ca: bytes
-
-
 class PeerOwner(Protocol):
     """Whose port it is. See the module's docstring."""
 
@@ -108,29 +105,6 @@ class PeerOwner(Protocol):
     def peer_heard(self, name: str) -> None: ...
     def take_frame(self, name: str) -> Frame | None:
         """What is to be sent now; None for nothing. Called once for each message."""
-
-
-def load_peer_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> PeerTls | None:
-    """What the settings peer_certificate, peer_key and peer_ca say; None for none. Raises StartError."""
-    if certificate is None and key is None and ca is None:
-        return None
-    if certificate is None or key is None or ca is None:
-        missing = [
-            name
-            for name, path in (("peer_certificate", certificate), ("peer_key", key), ("peer_ca", ca))
-            if path is None
-        ]
-        raise StartError(f"TLS between nodes needs all three of its files: set {' and '.join(missing)} too")
-    try:
-        # gRPC says nothing of a bad file but that a handshake failed.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        context.load_verify_locations(ca)
-        return PeerTls(certificate.read_bytes(), key.read_bytes(), ca.read_bytes())
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(
-            f"TLS between nodes cannot be set up ({error}): check peer_certificate, peer_key and peer_ca"
-        ) from None
 
 
 class _Stream:
@@ -222,10 +196,10 @@ class PeerPort:
         )
         server = grpc.aio.server(
             handlers=(handler, *self._handlers),
-            options=_options(self.limits, server=True),
+            options=options(self.limits.message_bytes_max, server=True),
             maximum_concurrent_rpcs=CALLS_MAX,
         )
-        address = _host_and_port(self.host, self.port)
+        address = host_and_port(self.host, self.port)
         try:
             if self._tls is None:
                 self.port = server.add_insecure_port(address)
@@ -239,7 +213,7 @@ class PeerPort:
         except RuntimeError:
             await server.stop(None)
             raise StartError(
-                f"cannot listen for other nodes on {address} ({_why_not(self.host, self.port)}): stop what "
+                f"cannot listen for other nodes on {address} ({why_not(self.host, self.port)}): stop what "
                 "uses that port, or give --peer-host and --peer-port others"
             ) from None
         await server.start()
@@ -327,13 +301,13 @@ class PeerPort:
     async def _dial(self, peer: _Peer) -> bool:
         """Open a stream and serve it to its end; whether it ever stood."""
         stood = False
-        where = _host_and_port(peer.address.host, peer.address.port)
+        where = host_and_port(peer.address.host, peer.address.port)
         channel = call = None
         try:
             async with asyncio.timeout(self.limits.dial_seconds) as limit:
                 # First by hand: a refusal costs little this way, and tells itself from all else.
-                target = await _connect(peer.address.host, peer.address.port)
-                channel = self._channel(target, peer.address.host)
+                target = await connect(peer.address.host, peer.address.port)
+                channel = open_channel(target, peer.address.host, self._tls, self.limits.message_bytes_max)
                 call = channel.stream_stream(EXCHANGE)()
                 await call.write(self._hello_bytes)
                 data = await call.read()
@@ -358,35 +332,19 @@ class PeerPort:
         except OSError as error:
             self._no_stream(
                 peer,
-                f"{where} cannot be reached ({error.strerror or error}): is --advertise of node "
+                f"{where} cannot be reached ({os_reason(error)}): is --advertise of node "
                 f"{peer.name} an address that this node can reach?",
             )
         except (_Unwanted, BadMessage) as error:
             self._no_stream(peer, str(error))
         except grpc.RpcError as error:
-            self._no_stream(peer, f"no gRPC stream to {where} ({_explain(error)}){self._tls_hint()}")
+            self._no_stream(peer, f"no gRPC stream to {where} ({explain(error)}): {tls_hint(self._tls)}")
         finally:
             if call is not None:
                 call.cancel()
             if channel is not None:
                 await channel.close()
         return stood
-
-    def _channel(self, target: str, host: str) -> Any:
-        options = _options(self.limits, server=False)
-        if self._tls is None:
-            return grpc.aio.insecure_channel(target, options=options)
-        credentials = grpc.ssl_channel_credentials(self._tls.ca, self._tls.key, self._tls.certificate)
-        # The address is resolved already; the certificate has to be good for what was advertised.
-        options.append(("grpc.ssl_target_name_override", host))
-        return grpc.aio.secure_channel(target, credentials, options=options)
-
-    def _tls_hint(self) -> str:
-        return (
-            ": do both nodes use TLS with certificates of the same peer_ca, good for the advertised host?"
-            if self._tls
-            else ": does only the other node use TLS? Then set peer_certificate, peer_key and peer_ca here"
-        )
 
     def _no_stream(self, peer: _Peer, reason: str, *, quietly: bool = False) -> None:
         peer.trouble = reason
@@ -550,7 +508,7 @@ class PeerPort:
         except BadMessage as error:
             reason = f"it sent {error}"
         except Exception as error:
-            reason = _explain(error)
+            reason = explain(error)
         self._end(peer, stream, reason)
 
     async def _send(self, peer: _Peer, stream: _Stream) -> None:
@@ -584,7 +542,7 @@ class PeerPort:
             else:
                 return
         except Exception as error:
-            reason = _explain(error)
+            reason = explain(error)
         self._end(peer, stream, reason)
 
     def _end(self, peer: _Peer, stream: _Stream, reason: str, *, probe: bool = True) -> None:
@@ -620,7 +578,7 @@ class PeerPort:
                     return
                 try:
                     async with asyncio.timeout(PROBE_SECONDS):
-                        await _connect(peer.address.host, peer.address.port)
+                        await connect(peer.address.host, peer.address.port)
                     refused = 0
                 except ConnectionRefusedError:
                     refused += 1
@@ -687,76 +645,3 @@ class PeerPort:
 
 class _Unwanted(Exception):
     """The other side, or this one, does not want the stream."""
-
-
-def _options(limits: PeerLimits, *, server: bool) -> list[tuple[str, Any]]:
-    options: list[tuple[str, Any]] = [
-        ("grpc.max_receive_message_length", limits.message_bytes_max),
-        ("grpc.max_send_message_length", limits.message_bytes_max),
-    ]
-    if server:
-        options += [("grpc.so_reuseport", 0)]
-    else:
-        options += [
-            ("grpc.use_local_subchannel_pool", 1),  # each dial is a new connection
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.enable_retries", 0),
-            ("grpc.service_config_disable_resolution", 1),
-        ]
-    return options
-
-
-async def _connect(host: str, port: int) -> str:
-    """Connect and hang up; the address that answered, as gRPC writes it. Raises OSError.
-
-    ConnectionRefusedError only when all addresses of the host refused.
-    """
-    loop = asyncio.get_running_loop()
-    error: OSError | None = None
-    for family, address in await _resolve(host, port):
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setblocking(False)
-            try:
-                await loop.sock_connect(sock, address)
-            except OSError as fault:
-                if error is None or isinstance(error, ConnectionRefusedError):
-                    error = fault
-                continue
-            if family == socket.AF_INET6:
-                return f"ipv6:[{address[0]}]:{address[1]}"
-            return f"ipv4:{address[0]}:{address[1]}"
-    raise error or OSError(f"{host} has no address")
-
-
-async def _resolve(host: str, port: int) -> list[tuple[int, Any]]:
-    with contextlib.suppress(ValueError):
-        version = ip_address(host).version
-        return [(socket.AF_INET6 if version == 6 else socket.AF_INET, (host, port))]
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(int(family), address) for family, _, _, _, address in found]
-
-
-def _why_not(host: str, port: int) -> str:
-    """Why a port cannot be listened on; gRPC does not say."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen()
-    except OSError as error:
-        return str(error.strerror)
-    return "no reason was given"
-
-
-def _host_and_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _explain(error: BaseException) -> str:
-    """One line about what gRPC raised."""
-    if isinstance(error, grpc.aio.AioRpcError):
-        return str(error.details() or error.code().name.lower()).replace("\n", " ")
-    return str(error) or type(error).__name__

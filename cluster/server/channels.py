@@ -1,0 +1,151 @@
+"""gRPC's channels, ports and TLS between nodes: what peers.py and control.py have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+# The core's own log goes to standard error, a line for each port scan. What matters of it reaches the log
+# through the errors of calls.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+import grpc
+import grpc.aio
+
+from cluster.server.errors import StartError
+
+MESSAGE_BYTES_MAX: Final = 65 * 1024 * 1024  # the largest payload and 1 MiB around it
+
+
+class PeerTls(NamedTuple):
+    """mTLS between nodes, all PEM. The certificate is for both roles and names the advertised host."""
+
+    certificate: bytes
+    key: bytes
+    ca: bytes
+
+
+def load_peer_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> PeerTls | None:
+    """What the settings peer_certificate, peer_key and peer_ca say; None for none. Raises StartError."""
+    if certificate is None and key is None and ca is None:
+        return None
+    if certificate is None or key is None or ca is None:
+        missing = [
+            name
+            for name, path in (("peer_certificate", certificate), ("peer_key", key), ("peer_ca", ca))
+            if path is None
+        ]
+        raise StartError(f"TLS between nodes needs all three of its files: set {' and '.join(missing)} too")
+    try:
+        # gRPC says nothing of a bad file but that a handshake failed.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(ca)
+        return PeerTls(certificate.read_bytes(), key.read_bytes(), ca.read_bytes())
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(
+            f"TLS between nodes cannot be set up ({error}): check peer_certificate, peer_key and peer_ca"
+        ) from None
+
+
+def options(message_bytes_max: int, *, server: bool) -> list[tuple[str, Any]]:
+    chosen: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
+    ]
+    if server:
+        chosen += [("grpc.so_reuseport", 0)]
+    else:
+        chosen += [
+            ("grpc.use_local_subchannel_pool", 1),  # each dial is a new connection
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),
+            ("grpc.service_config_disable_resolution", 1),
+        ]
+    return chosen
+
+
+async def connect(host: str, port: int) -> str:
+    """Connect and hang up; the address that answered, as gRPC writes it. Raises OSError.
+
+    ConnectionRefusedError only when all addresses of the host refused.
+    """
+    loop = asyncio.get_running_loop()
+    error: OSError | None = None
+    for family, address in await _resolve(host, port):
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            try:
+                await loop.sock_connect(sock, address)
+            except OSError as fault:
+                if error is None or isinstance(error, ConnectionRefusedError):
+                    error = fault
+                continue
+            if family == socket.AF_INET6:
+                return f"ipv6:[{address[0]}]:{address[1]}"
+            return f"ipv4:{address[0]}:{address[1]}"
+    raise error or OSError(f"{host} has no address")
+
+
+async def _resolve(host: str, port: int) -> list[tuple[int, Any]]:
+    with contextlib.suppress(ValueError):
+        version = ip_address(host).version
+        return [(socket.AF_INET6 if version == 6 else socket.AF_INET, (host, port))]
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(int(family), address) for family, _, _, _, address in found]
+
+
+def why_not(host: str, port: int) -> str:
+    """Why a port cannot be listened on; gRPC does not say."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen()
+    except OSError as error:
+        return str(error.strerror)
+    return "no reason was given"
+
+
+def host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def os_reason(error: OSError) -> str:
+    """One line about what the operating system raised; asyncio puts words of its own before it."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return str(error.strerror or error)
+    return os.strerror(error.errno)
+
+
+def explain(error: BaseException) -> str:
+    """One line about what gRPC raised."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return str(error.details() or error.code().name.lower()).replace("\n", " ")
+    return str(error) or type(error).__name__
+
+
+def open_channel(target: str, host: str, tls: PeerTls | None, message_bytes_max: int) -> Any:
+    """A channel to what `connect` found for `host`."""
+    chosen = options(message_bytes_max, server=False)
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=chosen)
+    credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+    # The address is resolved already; the certificate has to be good for what was advertised.
+    chosen.append(("grpc.ssl_target_name_override", host))
+    return grpc.aio.secure_channel(target, credentials, options=chosen)
+
+
+def tls_hint(tls: PeerTls | None) -> str:
+    """What to look at when a connection stands and no call gets through."""
+    if tls is None:
+        return "does only the other side use TLS? Then set peer_certificate, peer_key and peer_ca here too"
+    return "do both sides use TLS, with certificates of the same peer_ca, good for the advertised host?"

@@ -1,0 +1,309 @@
+"""ControlService and ControlClient: what an operator says to a fleet, over the nodes' gRPC port.
+
+Plumbing: the owner decides, also whether a request is for another node and to be passed on. The command
+line is the client, and so is a node that passes something on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+import structlog
+
+from cluster.server.channels import (
+    MESSAGE_BYTES_MAX,
+    PeerTls,
+    connect,
+    explain,
+    host_and_port,
+    open_channel,
+    os_reason,
+    tls_hint,
+)
+from cluster.server.generated import control_pb2 as pb
+
+SERVICE: Final = "gearfleet.control.v1.Control"
+CONTROL_SECONDS: Final = 10.0  # for an answer, and between two words of a drain
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node as another one sees it."""
+
+    name: str
+    identity: str = ""
+    incarnation: int = 0
+    host: str = ""
+    port: int = 0
+    peer_port: int = 0
+    http_port: int = 0
+    zone: str = ""
+    version: str = ""
+    state: str = "up"  # up, draining, down
+    leads: int = 0  # slots
+    in_sync: int = 0  # slots that it has a whole copy of
+    learning: int = 0  # slots that it is catching up with
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    slot: int
+    epoch: int
+    primary: str = ""
+    in_sync: tuple[str, ...] = ()  # names
+    learners: tuple[str, ...] = ()
+    lossy: bool = False
+    serving: bool = False  # as far as the answering node can tell
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """The fleet as one node sees it."""
+
+    fleet: str
+    answered_by: str
+    revision: int
+    replicas: int
+    min_in_sync: int
+    nodes: tuple[NodeStatus, ...] = ()
+    slots: tuple[SlotStatus, ...] = ()  # empty unless asked for
+    under_replicated: int = 0  # slots with fewer in-sync copies than `replicas`
+    unavailable: int = 0  # slots with fewer live in-sync copies than `min_in_sync`
+    etcd_reachable: bool = True
+    etcd_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainStep:
+    """How far a drain is. The last one is `done`."""
+
+    leads: int  # slots that the node still leads
+    last_copy: int  # slots that need its copy
+    done: bool = False
+    message: str = ""
+
+
+class ControlError(Exception):
+    """A request to a fleet failed; the text says what to do."""
+
+
+class ControlRefused(ControlError):
+    """The fleet will not do it as things are. Owners raise it too: its text reaches the operator."""
+
+
+class ControlUnreachable(ControlError):
+    """No answer: nobody knows whether it was done."""
+
+
+class ControlUnsupported(ControlError):
+    """The node is of a release that does not know the request."""
+
+
+class ControlOwner(Protocol):
+    """Who answers. Each may raise ControlError, above all ControlRefused."""
+
+    async def describe(self, *, slots: bool) -> FleetStatus: ...
+    def drain(self, node: str, *, restart: bool) -> AsyncIterator[DrainStep]:
+        """Steps until done, at least one every second."""
+
+    async def join(self, node: str) -> str:
+        """What was done, in words; so do the others."""
+
+    async def forget(self, node: str) -> str: ...
+    async def promote(self, node: str, slots: Sequence[int], *, lossy: bool) -> str: ...
+
+
+class ControlService:
+    """The five calls of proto/control.proto on a PeerPort: `PeerPort(..., handlers=[service.handler])`."""
+
+    def __init__(self, owner: ControlOwner) -> None:
+        self._owner = owner
+        self._log = structlog.get_logger("gearfleet")
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        self.handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Describe": unary(self._describe, pb.DescribeRequest.FromString, _bytes),
+                "Drain": stream(self._drain, pb.DrainRequest.FromString, _bytes),
+                "Join": unary(self._join, pb.NodeRequest.FromString, _bytes),
+                "Forget": unary(self._forget, pb.NodeRequest.FromString, _bytes),
+                "Promote": unary(self._promote, pb.PromoteRequest.FromString, _bytes),
+            },
+        )
+
+    async def _describe(self, request: pb.DescribeRequest, context: Any) -> pb.FleetDescription:
+        status = await self._do(context, self._owner.describe(slots=request.slots))
+        return pb.FleetDescription(**asdict(status))
+
+    async def _drain(self, request: pb.DrainRequest, context: Any) -> None:
+        async def steps() -> None:
+            async for step in self._owner.drain(request.node, restart=request.restart):
+                await context.write(pb.DrainProgress(**asdict(step)))
+
+        await self._do(context, steps())
+
+    async def _join(self, request: pb.NodeRequest, context: Any) -> pb.Done:
+        return pb.Done(message=await self._do(context, self._owner.join(request.node)))
+
+    async def _forget(self, request: pb.NodeRequest, context: Any) -> pb.Done:
+        return pb.Done(message=await self._do(context, self._owner.forget(request.node)))
+
+    async def _promote(self, request: pb.PromoteRequest, context: Any) -> pb.Done:
+        work = self._owner.promote(request.node, tuple(request.slots), lossy=request.lossy)
+        return pb.Done(message=await self._do(context, work))
+
+    async def _do(self, context: Any, work: Awaitable[Any]) -> Any:
+        try:
+            return await work
+        except ControlError as error:
+            # UNAVAILABLE is gRPC's own word for a connection that failed: this is another one's.
+            unreachable = isinstance(error, ControlUnreachable)
+            code = grpc.StatusCode.ABORTED if unreachable else grpc.StatusCode.FAILED_PRECONDITION
+            text = str(error)
+        except Exception as error:
+            self._log.exception("failed on a control request")
+            code = grpc.StatusCode.INTERNAL
+            text = f"the node failed on it ({type(error).__name__}): its log says more; this is a defect"
+        return await context.abort(code, text)  # which raises
+
+
+class ControlClient:
+    """Speaks to one node. All calls raise ControlError.
+
+    async with ControlClient("host", 4731) as client:
+        print(await client.describe())
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: PeerTls | None = None,
+        timeout_seconds: float = CONTROL_SECONDS,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._timeout_seconds = timeout_seconds
+        self._channel: Any = None
+
+    async def __aenter__(self) -> ControlClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.close()
+
+    async def describe(self, *, slots: bool = False) -> FleetStatus:
+        found = await self._ask("Describe", pb.DescribeRequest(slots=slots), pb.FleetDescription.FromString)
+        return FleetStatus(
+            **{
+                **_fields(found),
+                "nodes": tuple(NodeStatus(**_fields(node)) for node in found.nodes),
+                "slots": tuple(
+                    SlotStatus(
+                        **{
+                            **_fields(slot),
+                            "in_sync": tuple(slot.in_sync),
+                            "learners": tuple(slot.learners),
+                        }
+                    )
+                    for slot in found.slots
+                ),
+            }
+        )
+
+    async def drain(self, node: str, *, restart: bool = False) -> AsyncIterator[DrainStep]:
+        """Steps as they come; giving up the iteration does not call the drain off."""
+        channel = await self._open()
+        method = channel.unary_stream(f"/{SERVICE}/Drain", _bytes, pb.DrainProgress.FromString)
+        call = method(pb.DrainRequest(node=node, restart=restart))
+        try:
+            while True:
+                step = await self._await(call.read())
+                if step is grpc.aio.EOF:
+                    return
+                yield DrainStep(**_fields(step))
+        finally:
+            call.cancel()
+
+    async def join(self, node: str) -> str:
+        done = await self._ask("Join", pb.NodeRequest(node=node), pb.Done.FromString)
+        return str(done.message)
+
+    async def forget(self, node: str) -> str:
+        done = await self._ask("Forget", pb.NodeRequest(node=node), pb.Done.FromString)
+        return str(done.message)
+
+    async def promote(self, node: str, slots: Sequence[int] = (), *, lossy: bool = False) -> str:
+        request = pb.PromoteRequest(node=node, slots=slots, lossy=lossy)
+        return str((await self._ask("Promote", request, pb.Done.FromString)).message)
+
+    async def _ask(self, name: str, request: Any, parse: Callable[[bytes], Any]) -> Any:
+        channel = await self._open()
+        call = channel.unary_unary(f"/{SERVICE}/{name}", _bytes, parse)(request)
+        try:
+            return await self._await(call)
+        finally:
+            call.cancel()
+
+    async def _open(self) -> Any:
+        if self._channel is None:
+            where = host_and_port(self._host, self._port)
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    target = await connect(self._host, self._port)
+            except TimeoutError:
+                raise ControlUnreachable(
+                    f"no answer from {where} within {self._timeout_seconds:g} s: try another node"
+                ) from None
+            except OSError as error:
+                raise ControlUnreachable(
+                    f"nothing answers at {where} ({os_reason(error)}): is a node of a fleet running "
+                    "there, and is that its --peer-port? Any other node of the fleet will do"
+                ) from None
+            self._channel = open_channel(target, self._host, self._tls, MESSAGE_BYTES_MAX)
+        return self._channel
+
+    async def _await(self, answer: Awaitable[Any]) -> Any:
+        where = host_and_port(self._host, self._port)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await answer
+        except TimeoutError:
+            raise ControlUnreachable(
+                f"{where} took the request and did not answer within {self._timeout_seconds:g} s: look at "
+                "the fleet before you repeat it"
+            ) from None
+        except grpc.RpcError as error:
+            code, text = error.code(), explain(error)
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            raise ControlUnsupported(
+                f"{where} does not know this request: it is no node of a fleet, or one of an older release; "
+                "upgrade it"
+            )
+        if code is grpc.StatusCode.FAILED_PRECONDITION:
+            raise ControlRefused(text)
+        if code is grpc.StatusCode.ABORTED:
+            raise ControlUnreachable(text)
+        if code is grpc.StatusCode.UNAVAILABLE:
+            raise ControlUnreachable(f"no answer from {where} ({text}): {tls_hint(self._tls)}")
+        raise ControlError(f"{where}: {text}")
+
+
+def _bytes(message: Any) -> bytes:
+    return bytes(message.SerializeToString())
+
+
+def _fields(message: Any) -> dict[str, Any]:
+    """A message's plain fields by name."""
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
