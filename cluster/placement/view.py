@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import NamedTuple
 
 PROTOCOL_VERSION = 1  # of peer messages and etcd values; N talks to N and N+1
@@ -67,7 +66,7 @@ class View:
     revision: int  # of etcd, when it was read
     config: FleetConfig | None = None
     map: FleetMap | None = None
-    members: Mapping[str, Member] = MappingProxyType({})  # name -> Member: keys that are present
+    members: Mapping[str, Member] = field(default_factory=dict)  # name -> Member: keys that are present
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +81,23 @@ class Swap:
     compare_revision: int
     compare_members: Mapping[str, int]
     config: FleetConfig | None = None  # written too, at bootstrap; compared to be absent
+
+
+def holders(members: Mapping[str, Member]) -> dict[str, Member]:
+    """Identity -> the present member that shows it."""
+    return {members[name].identity: members[name] for name in sorted(members, reverse=True)}
+
+
+def primary_identity(row: SlotRow, names: Mapping[str, str]) -> str | None:
+    """The in-sync identity of a slot's primary; None only in a map that was edited by hand."""
+    return next((identity for identity in row.in_sync if names.get(identity) == row.primary), None)
+
+
+def leads(row: SlotRow, member: Member | None) -> bool:
+    """May this very process lead the slot? Name, incarnation and data directory have to fit."""
+    return (
+        member is not None
+        and row.primary == member.name
+        and row.incarnation == member.incarnation
+        and member.identity in row.in_sync
+    )
