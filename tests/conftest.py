@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.register_assert_rewrite("tests.support")
 
+from tests.support.etcd import Etcd, FleetEtcd, StartEtcd  # noqa: E402
 from tests.support.machine import NEEDS  # noqa: E402
 from tests.support.node import Gearmand, Node  # noqa: E402
 from tests.support.peer import Peer  # noqa: E402
@@ -65,6 +67,35 @@ def gearmand() -> Iterator[Gearmand]:
         yield server.start()
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def shared_etcd() -> Iterator[Etcd]:
+    """One etcd for all tests that do not stop it."""
+    server = Etcd()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def etcd(shared_etcd: Etcd) -> FleetEtcd:
+    """A fleet of this test's own in the shared etcd."""
+    return FleetEtcd(shared_etcd, f"fleet-{next(_function_numbers)}")
+
+
+@pytest.fixture
+def start_etcd() -> Iterator[StartEtcd]:
+    """Start an etcd of the test's own: `start_etcd(3)`, `start_etcd(tls=make_certificates(tmp_path))`."""
+    with ExitStack() as stack:
+
+        def start(members: int = 1, *options: str, **more: Any) -> Etcd:
+            server = Etcd(members, *options, **more)
+            stack.callback(server.close)
+            return server.start()
+
+        yield start
 
 
 @pytest.fixture

