@@ -22,7 +22,7 @@ class Server:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_server(text: str) -> Server:
+def parse_server(text: str, port_default: int = PORT_DEFAULT) -> Server:
     """Read "host", "host:port", "[v6]" or "[v6]:port". Raises InvalidArgument."""
     text = text.strip()
     if text.startswith("["):
@@ -31,16 +31,24 @@ def parse_server(text: str) -> Server:
             raise InvalidArgument(f"{text!r} is no server address: write IPv6 as [2001:db8::1]:4730")
         port = rest[1:]
     elif text.count(":") > 1:
-        raise InvalidArgument(f"{text!r} is no server address: put IPv6 in brackets, [{text}]:{PORT_DEFAULT}")
+        raise InvalidArgument(f"{text!r} is no server address: put IPv6 in brackets, [{text}]:{port_default}")
     else:
         host, _, port = text.partition(":")
     if not host:
         raise InvalidArgument(f"{text!r} is no server address: the host is missing; write host:port")
     if not port:
-        return Server(host)
+        return Server(host, port_default)
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise InvalidArgument(f"{text!r} is no server address: the port must be a number from 1 to 65535")
     return Server(host, int(port))
+
+
+def environment_servers() -> str:
+    """What GEARMAN_SERVERS says. Raises InvalidArgument when it says nothing."""
+    servers = os.environ.get(SERVERS_ENVIRONMENT, "")
+    if not servers.strip():
+        raise InvalidArgument(f"no servers: give them as 'host:port,host:port' or set {SERVERS_ENVIRONMENT}")
+    return servers
 
 
 def parse_servers(servers: "str | Iterable[str | Server] | None") -> tuple[Server, ...]:
@@ -49,11 +57,7 @@ def parse_servers(servers: "str | Iterable[str | Server] | None") -> tuple[Serve
     Raises InvalidArgument when there is none.
     """
     if servers is None:
-        servers = os.environ.get(SERVERS_ENVIRONMENT, "")
-        if not servers.strip():
-            raise InvalidArgument(
-                f"no servers: give them as 'host:port,host:port' or set {SERVERS_ENVIRONMENT}"
-            )
+        servers = environment_servers()
     entries: list[str | Server] = []
     for entry in [servers] if isinstance(servers, str) else servers:
         if isinstance(entry, Server):

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from datetime import datetime
 from types import TracebackType
 
-from client_ha.addresses import Server, parse_servers
+from client_ha.addresses import Server
 from client_ha.client import STATUS_TIMEOUT_SECONDS, SUBMIT_TIMEOUT_SECONDS, status_question
+from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
 from client_ha.errors import CallerMistake, ClientClosed, GearfleetError, InvalidArgument, NotAllAcknowledged
 from client_ha.flight import Priority, unique_bytes
 from client_ha.job import AsyncJob, Callbacks, JobStatus
-from client_ha.routing import RendezvousRouter, Router
+from client_ha.routing import Router, SlotRouter
 from client_ha.task_set import AsyncTaskSet, Task
 from client_ha.timing import MAP_IN_FLIGHT, SUBMIT_MANY_IN_FLIGHT, Timing
 
@@ -33,14 +34,18 @@ class AsyncHAClient:
 
     def __init__(
         self,
-        servers: "str | Iterable[str | Server] | None" = None,
+        servers: "str | Iterable[str | Server | Discovery] | None" = None,
         *,
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         tls: ssl.SSLContext | None = None,
         timing: Timing | None = None,
         router: Router | None = None,
     ) -> None:
-        self._router: Router = RendezvousRouter(parse_servers(servers)) if router is None else router
+        self._discoveries: Sequence[Discovery] = ()
+        if router is None:
+            sources = parse_sources(servers)
+            router, self._discoveries = SlotRouter(sources.servers), sources.discoveries
+        self._router = router
         self._submit_timeout = submit_timeout
         self._tls = tls
         self._timing = timing or Timing()
@@ -51,7 +56,7 @@ class AsyncHAClient:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """The servers it knows."""
+        """The servers it knows: those given, those found, and the nodes of the fleet's map."""
         return tuple(self._router.servers)
 
     def _started(self) -> Engine:
@@ -59,7 +64,7 @@ class AsyncHAClient:
             raise ClientClosed("the client is closed; make a new one")
         loop = asyncio.get_running_loop()
         if self._engine is None:
-            self._engine = Engine(self._router, self._timing, tls=self._tls)
+            self._engine = Engine(self._router, self._timing, tls=self._tls, discoveries=self._discoveries)
             self._loop = loop
         elif loop is not self._loop:
             raise CallerMistake("an AsyncHAClient belongs to the loop of its first use; make one per loop")

@@ -11,13 +11,14 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final
 
-from client_ha.addresses import Server, parse_servers
+from client_ha.addresses import Server
+from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
 from client_ha.errors import ClientClosed, GearfleetError, InvalidArgument, NotAllAcknowledged
 from client_ha.flight import Priority, unique_bytes
 from client_ha.job import BaseJob, Callbacks, CallbackThread, Job, JobStatus
 from client_ha.loop_thread import LoopThread, let_go
-from client_ha.routing import RendezvousRouter, Router
+from client_ha.routing import Router, SlotRouter
 from client_ha.task_set import Task, TaskSet
 from client_ha.timing import MAP_IN_FLIGHT, SUBMIT_MANY_IN_FLIGHT, Timing
 
@@ -31,13 +32,19 @@ _CLIENTS: "weakref.WeakSet[HAClient]" = weakref.WeakSet()
 class _Core:
     """What one process has of a client: thread, engine, keys. A forked child gets a new one."""
 
-    def __init__(self, router: Router, timing: Timing, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        router: Router,
+        timing: Timing,
+        tls: ssl.SSLContext | None,
+        discoveries: Sequence[Discovery],
+    ) -> None:
         self.keys = UniqueKeys()
         self.callbacks = CallbackThread()
         self.thread = LoopThread("gearfleet client")
 
         async def make() -> Engine:
-            return Engine(router, timing, tls=tls)
+            return Engine(router, timing, tls=tls, discoveries=discoveries)
 
         self.engine = self.thread.run(make())
 
@@ -62,12 +69,14 @@ class HAClient:
         small = job.result(timeout=30)
 
     servers         "host:port,host:port", or a sequence of such; IPv6 as [::1]:4730; port 4730 when left out;
-                    None reads the environment's GEARMAN_SERVERS
+                    dns://NAME:PORT (every address of the name) and etcd://HOST:PORT/FLEET find servers;
+                    None reads the environment's GEARMAN_SERVERS. Of a fleet, one node that is up will do
     submit_timeout  seconds that a job may be without a server that has acknowledged it, while servers are
                     down or say "try again"; 30
     tls             an ssl.SSLContext, or None for plain TCP
     timing          how soon a silent server counts as dead, and so on
-    router          another rule than "the server that the key prefers, then the next"
+    router          another rule than "the node that leads the job's slot; without a fleet, the server that
+                    the key prefers, then the next"
 
     Connections are made in the background, in one daemon thread, at first use. Raises InvalidArgument for a
     bad address; a server that is down raises nothing here.
@@ -75,14 +84,18 @@ class HAClient:
 
     def __init__(
         self,
-        servers: "str | Iterable[str | Server] | None" = None,
+        servers: "str | Iterable[str | Server | Discovery] | None" = None,
         *,
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         tls: ssl.SSLContext | None = None,
         timing: Timing | None = None,
         router: Router | None = None,
     ) -> None:
-        self._router: Router = RendezvousRouter(parse_servers(servers)) if router is None else router
+        self._discoveries: Sequence[Discovery] = ()
+        if router is None:
+            sources = parse_sources(servers)
+            router, self._discoveries = SlotRouter(sources.servers), sources.discoveries
+        self._router = router
         self._submit_timeout = submit_timeout
         self._tls = tls
         self._timing = timing or Timing()
@@ -94,7 +107,7 @@ class HAClient:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """The servers it knows."""
+        """The servers it knows: those given, those found, and the nodes of the fleet's map."""
         return tuple(self._router.servers)
 
     def _core(self) -> _Core:
@@ -105,7 +118,7 @@ class HAClient:
             if self._closed:
                 raise ClientClosed("the client is closed; make a new one")
             if self._current is None:
-                self._current = _Core(self._router, self._timing, self._tls)
+                self._current = _Core(self._router, self._timing, self._tls, self._discoveries)
                 # A client that is simply forgotten lets go of its thread and its connections, too.
                 self._finalizer = weakref.finalize(self, self._current.close)
             return self._current

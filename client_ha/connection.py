@@ -46,7 +46,9 @@ class Connection(asyncio.Protocol):
         "_watch",
         "_watch_due",
         "closed",
+        "closing",
         "server",
+        "silent",
         "state",
     )
 
@@ -61,6 +63,8 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.state = state  # whatever its owner keeps per connection
         self.closed = False
+        self.closing = False  # this side has closed it
+        self.silent = False  # given up for its silence
         self._owner = owner
         self._timing = timing
         self._loop = loop
@@ -85,8 +89,14 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and out:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
+    def probe(self) -> None:
+        """Ask for an answer; without one in time the connection is given up."""
+        self._probed_at = self._loop.time()
+        self.write(_PROBE)
+
     def close(self, reason: str) -> None:
         """Send what is gathered, then close; `lost` follows."""
+        self.closing = True
         self._reason = self._reason or reason
         self._flush()
         if self._transport is not None:
@@ -157,9 +167,9 @@ class Connection(asyncio.Protocol):
         if self._probed_at is not None:
             silent_seconds = now - self._probed_at
             if silent_seconds >= timing.answer_seconds:
+                self.silent = True
                 self.abort(f"silent: it did not answer a probe within {timing.answer_seconds:.3g} s")
             return
         limit = timing.silence_seconds if self._owner.outstanding(self) else timing.idle_probe_seconds
         if now - self._heard_at >= limit:
-            self._probed_at = now
-            self.write(_PROBE)
+            self.probe()

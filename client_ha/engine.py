@@ -1,4 +1,4 @@
-"""The client's engine: connections to all servers, a job to the server that its key prefers.
+"""The client's engine: connections to all servers, a job to the one that leads its slot or its key prefers.
 
 The journey of a job:
 
@@ -22,13 +22,14 @@ import random
 import ssl
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from client_ha.addresses import Server, parse_server
 from client_ha.connection import Connection
 from client_ha.deadlines import Deadlines
+from client_ha.discovery import Discovery
 from client_ha.errors import (
     ClientClosed,
     GearfleetError,
@@ -54,20 +55,19 @@ from client_ha.flight import (
 )
 from client_ha.job import BaseJob, JobStatus
 from client_ha.link import Link
-from client_ha.routing import Router
+from client_ha.roster import Roster, RosterPeer
+from client_ha.routing import Router, SlotRouter
 from client_ha.timing import JOBS_UNDER_WAY_MAX, RESUBMITS_MAX, Timing, backoff_seconds
 from cluster.wire import request
 from cluster.wire.packets import (
     ERROR,
     GET_STATUS,
     GET_STATUS_UNIQUE,
-    INVALID_COMMAND,
     JOB_CREATED,
-    OPTION_REQ,
+    MAP_RES,
     OPTION_RES,
     STATUS_RES,
     STATUS_RES_UNIQUE,
-    UNKNOWN_OPTION,
     WORK_COMPLETE,
     WORK_DATA,
     WORK_EXCEPTION,
@@ -78,7 +78,7 @@ from cluster.wire.packets import (
 
 logger = logging.getLogger("client_ha")
 
-_OPTION_EXCEPTIONS: Final = request(OPTION_REQ, b"exceptions")
+_OPTION_EXCEPTIONS: Final = b"exceptions"
 # Refusals that another server, or a later try, may not repeat.
 _TRY_AGAIN: Final = frozenset({b"QUEUE_ERROR", b"JOB_QUEUE_FULL", b"SHUTDOWN", b"SHUTDOWN_GRACEFUL"})
 _UNKNOWN: Final = JobStatus(False, False, 0, 0)
@@ -135,24 +135,31 @@ def prepare(
     return job
 
 
-class _Peer:
+class _Peer(RosterPeer):
     """What the engine keeps per connection: which answers are awaited."""
 
-    __slots__ = ("option_answered", "running", "sequence", "statuses", "unacknowledged", "uniques")
+    __slots__ = ("running", "sequence", "statuses", "unacknowledged", "uniques")
 
     def __init__(self) -> None:
+        super().__init__()
         self.unacknowledged: deque[Flight] = deque()  # JOB_CREATED comes in the order of the submits
         self.running: dict[bytes, Flight] = {}
         self.statuses: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
         self.uniques: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
         self.sequence = 0
-        self.option_answered = False
 
 
 class Engine:
     """Create and use it in one event loop. `submit` never blocks; jobs hear of everything else."""
 
-    def __init__(self, router: Router, timing: Timing, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        router: Router,
+        timing: Timing,
+        *,
+        tls: ssl.SSLContext | None = None,
+        discoveries: Sequence[Discovery] = (),
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._router = router
         self._timing = timing
@@ -163,10 +170,22 @@ class Engine:
         self._under_way = 0
         self._deadlines: Deadlines[Flight] = Deadlines(self._loop, self._flight_expired)
         self._job_deadlines: Deadlines[BaseJob] = Deadlines(self._loop, self._job_expired)
-        self._links = {server: Link(server, self, timing, tls=tls) for server in router.servers}
         self._changed: list[asyncio.Future[None]] = []
-        for link in self._links.values():
-            link.start()
+        # A router of the user's own knows its servers; only ours follows a fleet's map.
+        self._slots = router if isinstance(router, SlotRouter) else None
+        self._roster = Roster(
+            router.servers if self._slots is None else self._slots.configured,
+            self,
+            timing,
+            tls=tls,
+            discoveries=discoveries,
+            follow_map=self._slots is not None,
+        )
+        self._links = self._roster.links
+        if self._slots is not None:
+            # It may have followed a map already, in the process that this one was forked from.
+            self._slots.follow(tuple(self._links), None, {})
+        self._roster.start()
 
     async def close(self) -> None:
         """End every job under way with ClientClosed and close the connections."""
@@ -185,7 +204,7 @@ class Engine:
         self._resting.clear()
         self._deadlines.close()
         self._job_deadlines.close()
-        await asyncio.gather(*(link.close("closed by this client") for link in self._links.values()))
+        await self._roster.close("closed by this client")
         self._tell_change()
 
     def filenos(self) -> list[int]:
@@ -230,8 +249,10 @@ class Engine:
         """Send a flight to the best server that is up; let it wait when there is none."""
         refusals = flight.refusals
         for server in self._router.order(flight.function, flight.unique):
-            link = self._links[server]
             if refusals is not None and server in refusals:
+                continue
+            link = self._links.get(server)
+            if link is None:
                 continue
             connection = link.connection
             if connection is not None:
@@ -242,7 +263,7 @@ class Engine:
                 peer.unacknowledged.append(flight)
                 connection.write(flight.packet)
                 return
-            if link.untried:
+            if link.untried and self._roster.map is None:
                 # The first attempt to connect is under way; a moment's patience keeps keys at their server.
                 self._waiting[flight] = None
                 return
@@ -328,7 +349,7 @@ class Engine:
         job._hear_end(b"", error)
 
     def _attempts(self, flight: Flight | None = None) -> list[tuple[str, str]]:
-        attempts = []
+        attempts = self._roster.attempts()
         for server, link in self._links.items():
             if link.connection is None:
                 attempts.append((str(server), link.error))
@@ -348,12 +369,13 @@ class Engine:
 
     def link_up(self, link: Link, connection: Connection) -> None:
         # Asked for, not waited for: a server that does not know the option must not cost anything.
-        connection.write(_OPTION_EXCEPTIONS)
+        self._roster.greet(link, connection, _peer(connection), _OPTION_EXCEPTIONS)
         self._place_waiting()
         self._tell_change()
 
     def link_failed(self, link: Link) -> None:
         logger.debug("%s: %s", link.server, link.error)
+        self._roster.failed(link)
         if self._waiting:
             self._place_waiting()
         self._tell_change()
@@ -361,8 +383,9 @@ class Engine:
     def link_down(self, link: Link, connection: Connection, reason: str) -> None:
         peer = _peer(connection)
         flights = [*peer.running.values(), *peer.unacknowledged]
-        if not self._closed:
+        if not self._closed and not connection.closing:
             logger.warning("%s lost (%s); %d jobs go elsewhere", link.server, reason, len(flights))
+        self._roster.lost(link, connection)
         for flight in flights:
             if flight.ended:
                 continue
@@ -385,6 +408,18 @@ class Engine:
             if not future.done():
                 future.set_exception(ConnectionResetError(reason))
         self._tell_change()
+
+    def link_added(self, link: Link) -> None:
+        pass
+
+    def link_removed(self, link: Link) -> None:
+        pass
+
+    def map_changed(self) -> None:
+        """What is under way is not disturbed; what waits may go now."""
+        if self._slots is not None:
+            self._slots.follow(tuple(self._links), self._roster.map, self._roster.reached)
+            self._place_waiting()
 
     def outstanding(self, connection: Connection) -> bool:
         peer = _peer(connection)
@@ -412,6 +447,9 @@ class Engine:
                 method = _METHODS.get(packet_type)
                 if method is not None:
                     method(self, connection, peer, body)
+        link = peer.link
+        if link is not None and link.retired:
+            self._roster.sweep(link)
 
     def _job_created(self, connection: Connection, peer: _Peer, handle: bytes) -> None:
         if not peer.unacknowledged:
@@ -465,10 +503,7 @@ class Engine:
 
     def _error(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         code, _, text = body.partition(b"\0")
-        if not peer.option_answered and code in (UNKNOWN_OPTION, INVALID_COMMAND):
-            # The first question on every connection; some servers do not know it.
-            peer.option_answered = True
-            logger.debug("%s does not know the option 'exceptions'", connection.server)
+        if self._roster.refused(connection, peer, code):
             return
         # The protocol does not say what an error belongs to: answers keep the order of the questions.
         oldest: list[tuple[int, deque[Any]]] = []
@@ -501,7 +536,10 @@ class Engine:
         self._end(flight, b"", ServerRefused(code_text, message, str(connection.server), what))
 
     def _option_res(self, connection: Connection, peer: _Peer, body: bytes) -> None:
-        peer.option_answered = True
+        self._roster.granted(connection, peer, body)
+
+    def _map_res(self, connection: Connection, peer: _Peer, body: bytes) -> None:
+        self._roster.learn(connection, peer, body)
 
     def _status_res(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         parts = body.split(b"\0")
@@ -528,16 +566,18 @@ class Engine:
             raise InvalidArgument(f"{handle!r} is no job handle")
         question = request(GET_STATUS, handle.encode())
         issuer = None if server is None else parse_server(server)
-        first = [issuer] if issuer in self._links and issuer is not None else []
-        rest = [other for other in self._links if other not in first]
-        return await self._ask([first, rest], "statuses", question, seconds)
+        first = [] if issuer is None else [issuer]
+        return await self._ask(
+            lambda: [first, [s for s in self._links if s != issuer]], "statuses", question, seconds
+        )
 
     async def status_unique(self, unique: bytes, seconds: float) -> JobStatus:
         """Ask all servers. See HAClient.status_unique."""
-        return await self._ask([list(self._links)], "uniques", request(GET_STATUS_UNIQUE, unique), seconds)
+        question = request(GET_STATUS_UNIQUE, unique)
+        return await self._ask(lambda: [list(self._links)], "uniques", question, seconds)
 
     async def _ask(
-        self, groups: Sequence[Iterable[Server]], queue: str, question: bytes, seconds: float
+        self, groups: Callable[[], list[list[Server]]], queue: str, question: bytes, seconds: float
     ) -> JobStatus:
         """Ask group after group until one server knows the job; wait for servers while none answers."""
         deadline = self._loop.time() + seconds
@@ -548,10 +588,11 @@ class Engine:
             self._changed.append(changed)
             refusal: ServerRefused | None = None
             answered = False
-            for group in groups:
+            for group in groups():
                 answers = []
                 for server in group:
-                    connection = self._links[server].connection
+                    asked = self._links.get(server)  # a node may have left meanwhile
+                    connection = None if asked is None else asked.connection
                     if connection is not None:
                         peer = _peer(connection)
                         peer.sequence += 1
@@ -607,6 +648,7 @@ _METHODS: Final[dict[int, Callable[[Engine, Connection, _Peer, bytes], None]]] =
     WORK_EXCEPTION: Engine._work_exception,
     ERROR: Engine._error,
     OPTION_RES: Engine._option_res,
+    MAP_RES: Engine._map_res,
     STATUS_RES: Engine._status_res,
     STATUS_RES_UNIQUE: Engine._status_res_unique,
 }

@@ -166,7 +166,12 @@ def epoch_seconds(at: datetime | float | int) -> int:
 
     A datetime without a zone is local time. Raises InvalidArgument.
     """
-    moment = ceil(at.timestamp() if isinstance(at, datetime) else at)
+    try:
+        moment = ceil(at.timestamp() if isinstance(at, datetime) else at)
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise InvalidArgument(f"at={at!r} is no moment; give a datetime or seconds since 1970") from None
+    if not isinstance(moment, int):
+        raise InvalidArgument(f"at={at!r} is no moment; give a datetime or seconds since 1970")
     if moment < 0:
         raise InvalidArgument(f"at={at!r} lies before 1970")
     return moment

@@ -32,7 +32,11 @@ class LinkOwner(Protocol):
 
 
 class Link:
-    """Has a connection, or is getting one. `error` says what happened last when there is none."""
+    """Has a connection, or is getting one. `error` says what happened last when there is none.
+
+    A stopped process still accepts connections: its operating system does. So after silence a new connection
+    counts as one only when the server has answered on it.
+    """
 
     def __init__(
         self,
@@ -46,12 +50,15 @@ class Link:
         self.server = server
         self.connection: Connection | None = None
         self.untried = True
+        self.retired = False  # not wanted any more; closed as soon as it is idle
         self.error = "not connected yet"
         self._owner = owner
         self._timing = timing
         self._tls = tls
         self._dice = dice
         self._failures = 0
+        self._suspect = False  # its last connection was given up for silence
+        self._proof: asyncio.Future[None] | None = None
         self._lost = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -88,12 +95,19 @@ class Link:
     # A connection calls these.
 
     def received(self, connection: Connection, packets: list[tuple[int, bytes]]) -> None:
+        if self._proof is not None and connection is not self.connection:
+            if not self._proof.done():
+                self._proof.set_result(None)
+            return  # the answer to the probe; nothing else was asked
         self._owner.received(connection, packets)
 
     def outstanding(self, connection: Connection) -> bool:
         return self._owner.outstanding(connection)
 
     def lost(self, connection: Connection, reason: str) -> None:
+        self._suspect = self._suspect or connection.silent
+        if self._proof is not None and not self._proof.done():
+            self._proof.set_exception(ConnectionResetError(reason))
         if self.connection is connection:
             self.connection = None
             self.error = reason
@@ -132,6 +146,8 @@ class Link:
                     self.server.port,
                     ssl=self._tls,
                 )
+            if self._suspect:
+                await self._prove(connection)
         except TimeoutError:
             self.error = f"no connection within {self._timing.connect_seconds:.3g} s"
             self._failures += 1
@@ -152,6 +168,19 @@ class Link:
         self.connection = connection
         self.untried = False
         self._owner.link_up(self, connection)
+
+    async def _prove(self, connection: Connection) -> None:
+        """Wait for the answer to a probe. Raises ConnectionResetError when none comes in time."""
+        self._proof = asyncio.get_running_loop().create_future()
+        connection.probe()
+        try:
+            await self._proof
+            self._suspect = False
+        except BaseException:
+            connection.abort("not wanted any more")
+            raise
+        finally:
+            self._proof = None
 
     def _failed(self, _: tenacity.RetryCallState) -> None:
         self.untried = False

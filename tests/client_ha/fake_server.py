@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from cluster.wire import PACKETS, Decoder, response, split_arguments
+from cluster.wire import EXTENSION_PACKETS, PACKETS, Decoder, response, split_arguments
 from cluster.wire.packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
     ECHO_REQ,
     ECHO_RES,
     ERROR,
+    GET_MAP,
+    MAP_RES,
+    OPTION_GEARFLEET,
     OPTION_REQ,
     OPTION_RES,
     SET_CLIENT_ID,
@@ -47,6 +51,8 @@ class FakeConnection(asyncio.Protocol):
         self.announced: list[bytes] = []
         self.client_id = b""
         self.echoes = 0
+        self.options: list[bytes] = []
+        self.follows_map = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -67,10 +73,18 @@ class FakeConnection(asyncio.Protocol):
                 if not self._server.silent:
                     self.send(ECHO_RES, body)
             elif packet_type == OPTION_REQ:
-                if self._server.knows_options:
+                self.options.append(body)
+                if self._server.silent:
+                    pass
+                elif body == OPTION_GEARFLEET and not self._server.knows_gearfleet:
+                    self.send(ERROR, b"UNKNOWN_OPTION", b"Server does not recognize given option")
+                elif self._server.knows_options:
                     self.send(OPTION_RES, body)
                 else:
                     self.send(ERROR, b"INVALID_COMMAND", b"Command not expected")
+            elif packet_type == GET_MAP and OPTION_GEARFLEET in self.options:
+                self.follows_map = True
+                self.tell_map()
             elif packet_type == SET_CLIENT_ID:
                 self.client_id = body
             elif packet_type in (CAN_DO, CAN_DO_TIMEOUT):
@@ -84,19 +98,26 @@ class FakeConnection(asyncio.Protocol):
         assert self._transport is not None
         self._transport.write(response(packet_type, *arguments))
 
+    def tell_map(self) -> None:
+        """Send the map, should there be one and the connection have asked."""
+        if self.follows_map and self._server.map is not None:
+            self.send(MAP_RES, json.dumps(self._server.map).encode())
+
     def drop(self) -> None:
         assert self._transport is not None
         self._transport.abort()
 
 
 class FakeServer:
-    """Answers echoes and options by itself; everything else is the test's."""
+    """Answers echoes, options and questions for the map by itself; everything else is the test's."""
 
     def __init__(self) -> None:
         self.port = 0
         self.silent = False  # reads, answers nothing
         self.hangs_up = False  # accepts, and closes at once
         self.knows_options = True
+        self.knows_gearfleet = False  # a node, and not a stock server
+        self.map: dict[str, Any] | None = None
         self.tls: ssl.SSLContext | None = None
         self.accepted = 0
         self.connections: list[FakeConnection] = []
@@ -149,6 +170,6 @@ class FakeServer:
         """Wait for the next packet, which must be of this type."""
         await self.until(lambda: self.heard)
         connection, got, arguments = self.heard.pop(0)
-        wanted = PACKETS[packet_type].name
-        assert got == packet_type, f"expected {wanted}, got {PACKETS[got].name}{arguments!r}"
+        names = PACKETS | EXTENSION_PACKETS
+        assert got == packet_type, f"expected {names[packet_type].name}, got {names[got].name}{arguments!r}"
         return connection, arguments
