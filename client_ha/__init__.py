@@ -6,9 +6,10 @@
     errors.py                     everything that can go wrong, as one tree
     job.py, context.py            a job as its submitter sees it; a job in a task's hands
 
-and below them, in the order a job travels: flight.py (one submission), routing.py (which server),
-engine.py (sent, acknowledged, sent again), link.py and connection.py (bytes), worker_engine.py (grabbed,
-run, delivered), tasks.py (what an end means on the wire), prefork.py (processes).
+and below them, in the order a job travels: flight.py (one submission), routing.py (which server), slot_map.py
+(the fleet's map), engine.py (sent, acknowledged, sent again), roster.py and discovery.py (which servers there
+are), link.py and connection.py (bytes), worker_engine.py (grabbed, run, delivered), tasks.py (what an end
+means on the wire), prefork.py (processes).
 """
 
 from client_ha.addresses import Server, parse_servers
@@ -16,6 +17,7 @@ from client_ha.async_client import AsyncHAClient
 from client_ha.async_worker import AsyncHAWorker
 from client_ha.client import HAClient
 from client_ha.context import JobContext
+from client_ha.discovery import DnsDiscovery, EtcdDiscovery
 from client_ha.errors import (
     CallerMistake,
     ClientClosed,
@@ -38,6 +40,7 @@ from client_ha.errors import (
 from client_ha.job import AsyncJob, BaseJob, Job, JobStatus
 from client_ha.timing import Timing
 from client_ha.worker import HAWorker
+from client_ha.worker_engine import WorkerStats
 
 __all__ = [
     "AsyncHAClient",
@@ -46,6 +49,8 @@ __all__ = [
     "BaseJob",
     "CallerMistake",
     "ClientClosed",
+    "DnsDiscovery",
+    "EtcdDiscovery",
     "GearfleetError",
     "HAClient",
     "HAWorker",
@@ -67,6 +72,7 @@ __all__ = [
     "ServerRefused",
     "Timing",
     "TooManyJobs",
+    "WorkerStats",
     "WrongThread",
     "parse_servers",
 ]

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from client_ha.addresses import Server
 from client_ha.context import JobContext
+from client_ha.discovery import Discovery
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
 from client_ha.tasks import completed, raised
 from client_ha.timing import Timing
@@ -41,7 +42,7 @@ class AsyncHAWorker(BaseWorker):
 
     def __init__(
         self,
-        servers: "str | Iterable[str | Server] | None" = None,
+        servers: "str | Iterable[str | Server | Discovery] | None" = None,
         *,
         concurrency: int = 1,
         client_id: str = "",
@@ -141,13 +142,8 @@ class AsyncHAWorker(BaseWorker):
                 while len(self._connected) < count:
                     await self._connected_event()
         except TimeoutError:
-            attempts = [
-                (str(server), "registered" if server in self._connected else "not connected")
-                for server in self.servers
-            ]
-            raise NoServerAvailable(
-                f"the worker's registration with {count} servers", timeout, attempts
-            ) from None
+            what = f"the worker's registration with {count} servers"
+            raise NoServerAvailable(what, timeout, self._unconnected()) from None
 
     async def __aenter__(self) -> "AsyncHAWorker":
         if self._background is not None:

@@ -413,7 +413,8 @@ class Engine:
         pass
 
     def link_removed(self, link: Link) -> None:
-        pass
+        if self._slots is not None:
+            self._slots.follow(tuple(self._links), self._roster.map, self._roster.reached)
 
     def map_changed(self) -> None:
         """What is under way is not disturbed; what waits may go now."""

@@ -15,6 +15,15 @@ MAP_IN_FLIGHT: Final = 64
 KEPT_RESULTS_MAX: Final = 10_000
 COMPLAINT_SECONDS: Final = 60.0  # between two warnings that a worker reaches no server
 KEPT_RESULT_SECONDS: Final = 300.0
+# In a fleet a worker asks at least so often what is to become of a job whose server it lost.
+CLAIM_SECONDS: Final = 1.0
+# A result that a node has read may be lost with it all the same: so many, of so many bytes at most, are kept
+# per connection for so long, to be offered to the next primary.
+RECENT_RESULTS_MAX: Final = 1_000
+RECENT_RESULT_BYTES_MAX: Final = 16_384
+RECENT_RESULT_SECONDS: Final = 2.0
+# A worker that stops waits so long for a place to deliver results whose server it lost.
+LAST_RESULTS_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)

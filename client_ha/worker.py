@@ -7,18 +7,20 @@ import signal
 import ssl
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from client_ha.addresses import Server, parse_servers
+from client_ha.addresses import Server
 from client_ha.context import JobContext
+from client_ha.discovery import Discovery, parse_sources
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
 from client_ha.loop_thread import Outbox
 from client_ha.prefork import Prefork
 from client_ha.tasks import Task, completed, make_task, raised
 from client_ha.timing import Timing
-from client_ha.worker_engine import Run, WorkerEngine
+from client_ha.worker_engine import Run, WorkerEngine, WorkerStats
 from cluster.wire.packets import CLIENT_ID_BYTES_MAX
 
 logger = logging.getLogger("client_ha")
@@ -36,7 +38,7 @@ class BaseWorker:
 
     def __init__(
         self,
-        servers: "str | Iterable[str | Server] | None",
+        servers: "str | Iterable[str | Server | Discovery] | None",
         concurrency: int,
         client_id: str,
         max_jobs: int | None,
@@ -44,7 +46,9 @@ class BaseWorker:
         tls: ssl.SSLContext | None,
         timing: Timing | None,
     ) -> None:
-        self.servers = parse_servers(servers)
+        sources = parse_sources(servers)
+        self.servers = sources.servers
+        self._discoveries = sources.discoveries
         if concurrency < 1:
             raise InvalidArgument(f"concurrency={concurrency}: must be at least 1")
         if max_jobs is not None and max_jobs < 1:
@@ -59,6 +63,7 @@ class BaseWorker:
         self._timing = timing or WORKER_TIMING
         self.tasks: dict[bytes, Task[Any]] = {}
         self._engine: WorkerEngine | None = None
+        self._stats = WorkerStats()
         self._connected: tuple[Server, ...] = ()
         self._connected_changed = threading.Condition()
         self._connected_waiting: list[asyncio.Future[None]] = []
@@ -86,8 +91,22 @@ class BaseWorker:
             client_id=self._client_id,
             max_jobs=self._max_jobs,
             tls=self._tls,
+            discoveries=self._discoveries,
+            stats=self._stats,
             changed=self._note_connected,
         )
+
+    @property
+    def stats(self) -> WorkerStats:
+        """What it has done since it was made, jobs moved and results dropped. Not known for processes."""
+        return replace(self._stats)
+
+    def _unconnected(self) -> list[tuple[str, str]]:
+        """Each server, and whether it is registered there."""
+        connected = self._connected
+        servers = dict.fromkeys([*self.servers, *connected])
+        states = [(str(s), "registered" if s in connected else "not connected") for s in servers]
+        return states + [(str(discovery), "looked up") for discovery in self._discoveries]
 
     def _note_connected(self) -> None:
         with self._connected_changed:
@@ -176,7 +195,7 @@ class HAWorker(BaseWorker):
 
     def __init__(
         self,
-        servers: "str | Iterable[str | Server] | None" = None,
+        servers: "str | Iterable[str | Server | Discovery] | None" = None,
         *,
         concurrency: int = 1,
         processes: int = 0,
@@ -272,11 +291,8 @@ class HAWorker(BaseWorker):
         """
         with self._connected_changed:
             if not self._connected_changed.wait_for(lambda: len(self._connected) >= count, timeout):
-                attempts = [
-                    (str(server), "registered" if server in self._connected else "not connected")
-                    for server in self.servers
-                ]
-                raise NoServerAvailable(f"the worker's registration with {count} servers", timeout, attempts)
+                what = f"the worker's registration with {count} servers"
+                raise NoServerAvailable(what, timeout, self._unconnected())
 
     def __enter__(self) -> "HAWorker":
         self.start()
