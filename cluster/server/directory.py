@@ -1,8 +1,18 @@
 """The data directory: who may use it, and what it is.
 
 DIR/lock        locked (flock) by the process that uses the directory
-DIR/identity    the directory's own id, made once, as JSON
+DIR/identity    the directory's own id, made once, as JSON; and what binds it to a fleet
 DIR/journal/    segments, see journal.py
+DIR/map         the map that this node last acted on (rule 15)
+
+A fleet must never count a copy of a directory as the directory: it may lack what the other acknowledged
+since. So each start swaps a nonce in etcd for a new one (rule 10). The new one is on disk before the swap,
+and the old one until it is known to have succeeded: a crash between leaves several, of which etcd has one.
+
+    next_nonces()  ->  Store.start_directory()  ->  keep_nonce()
+
+A directory that turns out to be a copy, or damaged, gets a new identity and begins with nothing; what was in
+its journal is moved aside, not deleted.
 """
 
 from __future__ import annotations
@@ -11,13 +21,22 @@ import contextlib
 import fcntl
 import json
 import os
+import re
+import zlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
 from cluster.server.errors import DirectoryError
 
 FORMAT: Final = 1
+# Once it belongs to a fleet: a release that knows nothing of fleets must not use it.
+FLEET_FORMAT: Final = 2
+# Older nonces, to tell an etcd that went back from a directory that is a copy.
+PAST_NONCES_MAX: Final = 32
+_NO_NONCE: Final[dict[str, list[str]]] = {"nonces": [""], "past": []}
+_NONCE: Final = re.compile(r"[0-9a-f]{32}")
+_REASON: Final = re.compile(r"[a-z]{1,32}")
 
 
 def sync_directory(path: Path) -> None:
@@ -40,13 +59,36 @@ def write_durably(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def is_nonce(text: str) -> bool:
+    """Whether a node may have written this as its nonce."""
+    return _NONCE.fullmatch(text) is not None
+
+
+class Nonces(NamedTuple):
+    """For `Store.start_directory`."""
+
+    accepted: tuple[str, ...]  # one of these is in etcd; "" stands for none, before the first start
+    new: str
+    past: tuple[str, ...]  # were in etcd before
+
+
+class SavedMap(NamedTuple):
+    """A map as it was in etcd."""
+
+    data: bytes
+    revision: int
+
+
 class DataDirectory:
     """An open and locked data directory."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises DirectoryError when it is in use, foreign or not writable."""
+    def __init__(self, path: Path, fleet: str | None = None) -> None:
+        """`fleet`: the node's, None when it stands alone. Raises DirectoryError when it is in use, foreign,
+        of another fleet or not writable."""
         self.path = path
         self.journal_path = path / "journal"
+        self._identity_path = path / "identity"
+        self._map_path = path / "map"
         self._lock = -1
         try:
             path.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -72,7 +114,10 @@ class DataDirectory:
         except OSError:
             pass  # a full disk: the lock holds all the same
         try:
-            self.identity = self._identity()
+            self._content = self._load()
+            self.identity = UUID(self._content["identity"])
+            self._finish_renewal()
+            self._check_fleet(fleet)
         except OSError as error:
             self.close()
             raise DirectoryError(
@@ -83,30 +128,150 @@ class DataDirectory:
             self.close()
             raise
 
-    def _identity(self) -> UUID:
-        path = self.path / "identity"
+    def _load(self) -> dict[str, Any]:
+        path = self._identity_path
         if not path.exists():
             if any(self.journal_path.iterdir()):
                 raise DirectoryError(
                     f"{path} is missing beside a journal: restore it from where the directory came from, "
                     "or give --data-dir an empty directory"
                 )
-            identity = uuid4()
-            write_durably(path, json.dumps({"format": FORMAT, "identity": str(identity)}).encode() + b"\n")
-            sync_directory(self.path)
-            return identity
+            content: dict[str, Any] = {"format": FORMAT, "identity": str(uuid4())}
+            self._save(content)
+            return content
         try:
             content = json.loads(path.read_bytes())
-            if content["format"] != FORMAT:
+            if content["format"] not in (FORMAT, FLEET_FORMAT):
                 raise DirectoryError(
-                    f"{path} has format {content['format']}, this release knows {FORMAT}: "
+                    f"{path} has format {content['format']}, this release knows {FORMAT} and {FLEET_FORMAT}: "
                     "use the release that wrote it"
                 )
-            return UUID(content["identity"])
-        except (ValueError, KeyError, TypeError):
+            UUID(content["identity"])
+            if content["format"] == FLEET_FORMAT:
+                nonces = [content["fleet"], *content["nonces"], *content["past"]]
+                if not all(isinstance(text, str) for text in nonces) or type(content["slots"]) is not int:
+                    raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise DirectoryError(
                 f"{path} is no identity file: restore it, or give --data-dir another directory"
             ) from None
+        assert isinstance(content, dict)
+        return content
+
+    def _save(self, content: dict[str, Any]) -> None:
+        write_durably(self._identity_path, json.dumps(content).encode() + b"\n")
+        self._content = content
+
+    # ---- fleet
+
+    @property
+    def fleet(self) -> str | None:
+        """The fleet that the directory belongs to, None for none yet."""
+        return self._content.get("fleet")
+
+    def _check_fleet(self, fleet: str | None) -> None:
+        if self.fleet in (None, fleet):
+            return
+        if fleet is None:
+            raise DirectoryError(
+                f"the data directory {self.path} belongs to a node of the fleet {self.fleet}, and others "
+                "have copies of its jobs: start it with --etcd and --fleet, or give --data-dir another "
+                "directory"
+            )
+        raise DirectoryError(
+            f"the data directory {self.path} belongs to the fleet {self.fleet}, this node is to be in "
+            f"{fleet}: correct --fleet, or give --data-dir another directory"
+        )
+
+    def bind(self, fleet: str, slots: int, *, jobs: int = 0) -> None:
+        """Make it a directory of this fleet, for good. `jobs`: how many the journal has, while the directory
+        belongs to no fleet. Raises DirectoryError."""
+        self._check_fleet(fleet)
+        if self.fleet is None:
+            if jobs:
+                raise DirectoryError(
+                    f"the data directory {self.path} holds {jobs} jobs of a node that stood alone: let it "
+                    "finish them first (start it without --etcd, stop it with SIGUSR1), or give --data-dir "
+                    "another directory"
+                )
+            bound = {"format": FLEET_FORMAT, "fleet": fleet, "slots": slots, **_NO_NONCE}
+            self._save({**self._content, **bound})
+        elif self._content["slots"] != slots:
+            raise DirectoryError(
+                f"the data directory {self.path} is of a fleet with {self._content['slots']} slots, {fleet} "
+                f"has {slots}: correct --fleet or --etcd, or give --data-dir another directory"
+            )
+
+    def next_nonces(self) -> Nonces:
+        """Make this start's nonce; it is on disk when this returns. Call it when etcd answers: each call
+        leaves one more until keep_nonce()."""
+        assert self.fleet is not None, "bind() comes first"
+        accepted = tuple(self._content["nonces"])
+        new = uuid4().hex
+        self._save({**self._content, "nonces": [*accepted, new]})
+        return Nonces(accepted, new, tuple(self._content["past"]))
+
+    def keep_nonce(self, nonce: str) -> None:
+        """It is in etcd: forget the ones before."""
+        past = [*self._content["past"], *self._content["nonces"]]
+        past = [text for text in past if text not in ("", nonce)]
+        self._save({**self._content, "nonces": [nonce], "past": past[-PAST_NONCES_MAX:]})
+
+    def renew_identity(self, reason: str) -> UUID:
+        """Begin with nothing under a new identity: what is here is "copied", or "damaged". The journal is
+        moved to DIR/journal.REASON-OLDIDENTITY, for people; the saved map stays. The journal must be closed.
+        """
+        assert _REASON.fullmatch(reason), reason
+        identity = uuid4()
+        content = {**self._content, "identity": str(identity)}
+        content["aside"] = f"journal.{reason}-{self.identity.hex}"
+        if self.fleet is not None:
+            content.update(_NO_NONCE)
+        # First the name, then the content: a crash between must not leave the old name with nothing.
+        self._save(content)
+        self.identity = identity
+        self._finish_renewal()
+        return identity
+
+    def _finish_renewal(self) -> None:
+        """Also after a crash in the middle of it."""
+        if "aside" not in self._content:
+            return
+        aside = self.path / self._content["aside"]
+        if not aside.exists():
+            self.journal_path.rename(aside)
+        self.journal_path.mkdir(mode=0o750, exist_ok=True)
+        sync_directory(self.path)
+        self._save({name: value for name, value in self._content.items() if name != "aside"})
+
+    # ---- the map
+
+    def save_map(self, data: bytes, revision: int) -> None:
+        """Keep the map that the node acts on from now on; durable when this returns. It blocks for two
+        fsyncs: call it in a thread, one at a time."""
+        head = json.dumps({"format": FORMAT, "revision": revision, "checksum": zlib.crc32(data)})
+        write_durably(self._map_path, head.encode() + b"\n" + data)
+
+    def load_map(self) -> SavedMap | None:
+        """The map that was saved last, None when there was none. Raises DirectoryError when it is damaged."""
+        try:
+            line, _, data = self._map_path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DirectoryError(
+                f"{self._map_path} cannot be read ({error.strerror}): correct its permissions, or the disk"
+            ) from None
+        try:
+            head = json.loads(line)
+            if head["format"] == FORMAT and head["checksum"] == zlib.crc32(data):
+                return SavedMap(data, int(head["revision"]))
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise DirectoryError(
+            f"{self._map_path} is damaged, and with it perhaps more of the disk: give --data-dir an empty "
+            "directory, and the others bring the jobs"
+        )
 
     def close(self) -> None:
         """Let another process have the directory."""

@@ -42,6 +42,7 @@ from cluster.placement.encoding import (
 )
 from cluster.placement.errors import BadValue
 from cluster.placement.view import FleetMap, Member, Swap, View
+from cluster.server.directory import Nonces, is_nonce
 from cluster.server.errors import (
     BadContent,
     Denied,
@@ -581,40 +582,39 @@ class Store:
         return bool(reply.succeeded)
 
     async def start_directory(
-        self,
-        identity: str,
-        nonces: tuple[Sequence[str], str],
-        *,
-        past: Sequence[str] = (),
-        missing_ok: bool = False,
+        self, identity: str, nonces: Nonces, *, missing_ok: bool = False
     ) -> DirectoryState:
-        """Rule 10: swap the nonce of the data directory's last start for this one's.
+        """Rule 10: swap the nonce of the data directory's last start for this one's (directory.py).
 
-        `nonces`: those that may be in etcd (more than one after a crash between writing them down and the
-        swap; none at the first start), and the new one, which is on disk already. "copied": another start has
-        swapped since this directory was written, so it is a copy. `past` are older ones of this directory:
-        where etcd has one of those, or none although it should, it is etcd that went back: Regressed, as it
-        would cost a good directory otherwise. `missing_ok`: having none is all right, after a restore.
+        "copied": another start has swapped since this directory was written, so it is a copy. Where etcd has
+        a nonce from before, or none although it should, it is etcd that went back: Regressed, as it would
+        cost a good directory otherwise. `missing_ok`: having none is all right, after a restore.
+        Raises Unreachable and Denied, too; it may then be called again with the same nonces.
         """
-        accepted, new = nonces
         key = self._keys.directory(identity)
         for _ in range(NONCE_TRIES):
             found = await self._get(key)
-            nonce = found.value.decode("ascii", "replace") if found is not None else ""
-            if nonce == new:
+            nonce = found.value.decode("utf-8", "replace") if found is not None else ""
+            if nonce == nonces.new:
                 return "ok"
-            if nonce in past or (not nonce and accepted and not missing_ok):
+            if nonce not in nonces.accepted and not (missing_ok and not nonce):
+                if nonce and not is_nonce(nonce):
+                    raise BadContent(
+                        f"the etcd key {key.decode()} holds {nonce[:40]!r}, which no node writes. Mend: "
+                        'write back the first of "nonces" in the file identity of the data directory that is '
+                        "no copy"
+                    )
+                if nonce and nonce not in nonces.past:
+                    return "copied"
                 raise Regressed(
                     f"etcd does not know the last start of the data directory {identity}: it was wiped or "
                     "restored from a backup; stop all nodes and use `gearfleet fleet restore`"
                 )
-            if nonce and nonce not in accepted:
-                return "copied"
             with contextlib.suppress(Unreachable):  # the next look tells
                 await self._etcd.write(
                     transaction(
                         [unchanged(key, found.mod_revision if found is not None else 0)],
-                        [put(key, new.encode())],
+                        [put(key, nonces.new.encode())],
                     )
                 )
         raise Unreachable(f"etcd at {self._etcd.endpoint} answers reads, and no writes")
