@@ -30,7 +30,6 @@ CLOSE_SECONDS: Final = 1.0
 REQUEST_LINE_BYTES_MAX: Final = 2048
 HEADER_BYTES_MAX: Final = 4096
 HEADERS_MAX: Final = 64
-BODY_BYTES_MAX: Final = 0  # none of the paths takes one
 BACKLOG: Final = 128
 # A scrape costs the loop some milliseconds: who asks more often gets the last one again.
 METRICS_AGE_SECONDS_MAX: Final = 0.2

@@ -12,13 +12,16 @@ packets, journals or sockets.
 from cluster.jobs.cron import Cron, CronError
 from cluster.jobs.function import PRIORITIES, Function, QueueLimits
 from cluster.jobs.job import (
+    BACKGROUND,
     FINISHED,
+    FOREGROUND,
     HIGH,
     LOW,
     NORMAL,
     PENDING,
     QUEUED,
     RECLAIM,
+    REMEMBERED,
     RUNNING,
     SCHEDULED,
     STATE_NAMES,
@@ -30,7 +33,9 @@ from cluster.jobs.timers import Timers
 from cluster.jobs.worker import Worker
 
 __all__ = [
+    "BACKGROUND",
     "FINISHED",
+    "FOREGROUND",
     "HIGH",
     "LOW",
     "NORMAL",
@@ -38,6 +43,7 @@ __all__ = [
     "PRIORITIES",
     "QUEUED",
     "RECLAIM",
+    "REMEMBERED",
     "RUNNING",
     "SCHEDULED",
     "STATE_NAMES",

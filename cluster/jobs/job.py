@@ -38,6 +38,11 @@ RECLAIM: Final = 4
 FINISHED: Final = 5
 STATE_NAMES: Final = ("pending", "scheduled", "queued", "running", "reclaim", "finished")
 
+# Kinds of jobs, in `Job.background`: the true ones survive their server.
+FOREGROUND: Final = 0
+BACKGROUND: Final = 1
+REMEMBERED: Final = 2  # and its key is remembered for a while when it is over
+
 HIGH: Final = 0
 NORMAL: Final = 1
 LOW: Final = 2
@@ -79,7 +84,7 @@ class Job:
         key: bytes,
         payload: bytes,
         priority: int,
-        background: bool,
+        background: int,
         slot: int,
         state: int,
     ) -> None:
@@ -88,7 +93,7 @@ class Job:
         self.key = key
         self.payload = payload
         self.priority = priority
-        self.background = background
+        self.background = background  # FOREGROUND, BACKGROUND or REMEMBERED
         self.slot = slot
         self.state = state
         self.clients: list[Any] | None = None  # attached connections; opaque here

@@ -14,7 +14,7 @@ resizing to be felt, and so that a slot can move to another node whole.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 
 from cluster.jobs.function import PRIORITIES, Function
@@ -25,11 +25,13 @@ from cluster.jobs.worker import Worker
 class SlotTable:
     """The living jobs of one slot."""
 
-    __slots__ = ("jobs", "uniques")
+    __slots__ = ("jobs", "remembered", "uniques")
 
     def __init__(self) -> None:
         self.jobs: dict[bytes, Job] = {}  # by handle
         self.uniques: dict[bytes, Job] = {}  # by key
+        # Keys of jobs that are over and whose submits may be repeated: handle, when it ended.
+        self.remembered: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
 
 
 class Ledger:

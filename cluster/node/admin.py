@@ -52,7 +52,8 @@ class AdminVerbs:
             return
         command = self._commands.get(words[0].lower())
         reply = _unknown(words[0]) if command is None else command(connection, words[1:])
-        self._context.send(connection, reply)
+        if reply:  # else another node gives it
+            self._context.send(connection, reply)
 
     def _list_workers(self, connection: Connection, words: list[bytes]) -> bytes:
         """FD IP CLIENT-ID : functions; every connection, as gearmand lists them."""
@@ -119,12 +120,20 @@ class AdminVerbs:
     def _cancel(self, connection: Connection, words: list[bytes]) -> bytes:
         if len(words) != 2 or words[0].lower() != b"job":
             return _incomplete(b"cancel")
-        job = self._context.find_handle(words[1])
+        fleet = self._context.fleet
+        if fleet is not None and fleet.forwarder.ask_cancel(connection, words[1]):
+            return b""
+        return self.cancel(connection, words[1])
+
+    def cancel(self, connection: Connection, handle: bytes) -> bytes:
+        """End a job of this node."""
+        job = self._context.find_handle(handle)
         if job is None:
             return b"ERR UNKNOWN_JOB\r\n"
         worker = job.worker
         self._workers.tell_failure(job)
         self._context.end(job, entries.CANCELLED)
+        self._context.log.group.promises.add(job.slot)
         self._context.gate(connection)
         if worker is not None:
             # It goes on working; its result is neither wanted nor an error.

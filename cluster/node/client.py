@@ -6,10 +6,23 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
-from cluster.jobs import HIGH, LOW, NORMAL, PENDING, RUNNING, Cron, CronError, Job, JobOptions
+from cluster.jobs import (
+    BACKGROUND,
+    FOREGROUND,
+    HIGH,
+    LOW,
+    NORMAL,
+    PENDING,
+    REMEMBERED,
+    RUNNING,
+    Cron,
+    CronError,
+    Job,
+    JobOptions,
+)
 from cluster.node.context import CREATED_HEADERS, Context
 from cluster.replication import entries, slot_of
-from cluster.replication.log import SLOT_MASK
+from cluster.replication.log import SLOT_COUNT, SLOT_MASK
 from cluster.wire import MissingArguments, response, split_arguments
 from cluster.wire import packets as wire
 
@@ -17,10 +30,15 @@ if TYPE_CHECKING:
     from cluster.jobs import Function
     from cluster.node.connection import Connection
 
+STANDALONE_MAP: Final = response(
+    wire.MAP_RES, b'{"revision": 0, "fleet": null, "slots": %d, "nodes": [], "primaries": []}' % SLOT_COUNT
+)
 # Unix times are stored in 8 bytes; a larger one is a mistake, most likely milliseconds or worse.
 EPOCH_SECONDS_MAX: Final = 1 << 40
 EPOCH_DIGITS_MAX: Final = 20
 QUEUE_FULL: Final = "Job queue is full"
+_BACKGROUND_TYPES: Final = (wire.SUBMIT_JOB_HIGH_BG, wire.SUBMIT_JOB_BG, wire.SUBMIT_JOB_LOW_BG)
+_FOREGROUND_TYPES: Final = (wire.SUBMIT_JOB_HIGH, wire.SUBMIT_JOB, wire.SUBMIT_JOB_LOW)
 
 
 class ClientVerbs:
@@ -44,27 +62,37 @@ class ClientVerbs:
             self._refuse_names(connection, wire.SUBMIT_JOB_BG, first, second)
             return
         context = self._context
-        if context.refusal is not None:
-            context.refuse(connection, wire.QUEUE_ERROR, context.refusal)
-            return
         key = body[:second]
         if unique_bytes > 1:
             slot_index = crc32(key) & SLOT_MASK  # slot_of, without the call
         else:
             key, slot_index = self._special_key(body, first, second)
+        slot = self._slots[slot_index]
+        if not slot.serving:
+            self._elsewhere(connection, _BACKGROUND_TYPES[priority], body, slot_index)
+            return
+        if context.refusal is not None:
+            context.refuse(connection, wire.QUEUE_ERROR, context.refusal)
+            return
         table = self._tables[slot_index]
         job = table.uniques.get(key) if unique_bytes else None
         group = self._log.group
+        kind = BACKGROUND
+        flags = priority
+        if connection.remember and job is None and unique_bytes:
+            if self._repeats(connection, slot_index, key):
+                return
+            kind = REMEMBERED
+            flags = priority | entries.REMEMBER
         if job is None:
             name = key[:first]
             function = self._ledger.functions.get(name) or self._ledger.function(name)
             if function.limits is not None and self._is_full(function, priority):
                 context.refuse(connection, wire.QUEUE_ERROR, QUEUE_FULL)
                 return
-            slot = self._slots[slot_index]
             context.counter = counter = context.counter + 1
             handle = slot.handle_prefix + b"%x" % counter
-            job = Job(handle, function, key, body[second + 1 :], priority, True, slot_index, PENDING)
+            job = Job(handle, function, key, body[second + 1 :], priority, kind, slot_index, PENDING)
             table.jobs[handle] = job
             if unique_bytes:
                 table.uniques[key] = job
@@ -73,10 +101,11 @@ class ClientVerbs:
             if context.durable:
                 slot.number = number = slot.number + 1
                 group.records.append(
-                    entries.encode_submitted(slot_index, slot.epoch, number, priority, handle, body)
+                    entries.encode_submitted(slot_index, slot.epoch, number, flags, handle, body)
                 )
         else:
             handle = job.handle
+            group.promises.add(slot_index)
             if not job.background:
                 self._make_background(job)
         if context.durable and connection.gate != group.number:
@@ -85,6 +114,24 @@ class ClientVerbs:
         if not connection.out:
             context.dirty.append(connection)
         connection.out.append(CREATED_HEADERS[len(handle)] + handle)
+
+    def _elsewhere(self, connection: Connection, packet_type: int, body: bytes, slot_index: int) -> None:
+        """A packet for a slot that another node leads, or that nobody serves now."""
+        fleet = self._context.fleet
+        assert fleet is not None  # standalone, every slot is served
+        fleet.forwarder.ask(connection, packet_type, body, slot_index)
+
+    def _repeats(self, connection: Connection, slot_index: int, key: bytes) -> bool:
+        """Whether this is a late repeat of a submit whose job is over; then the old handle is the answer."""
+        found = self._tables[slot_index].remembered.get(key)
+        context = self._context
+        if found is None or found[1] < context.wall_seconds - context.settings.remember_seconds:
+            return False
+        handle = found[0]
+        self._log.group.promises.add(slot_index)
+        context.gate(connection)
+        context.send(connection, CREATED_HEADERS[len(handle)] + handle)
+        return True
 
     def submit_background_high(self, connection: Connection, body: bytes) -> None:
         self.submit_background(connection, body, HIGH)
@@ -100,7 +147,17 @@ class ClientVerbs:
         if first < 1 or second < 0 or first > wire.FUNCTION_BYTES_MAX or unique_bytes > wire.UNIQUE_BYTES_MAX:
             self._refuse_names(connection, wire.SUBMIT_JOB, first, second)
             return
-        self._foreground(connection, body, first, second, body[second + 1 :], priority, None)
+        self._foreground(
+            connection,
+            _FOREGROUND_TYPES[priority],
+            body,
+            body,
+            first,
+            second,
+            body[second + 1 :],
+            priority,
+            None,
+        )
 
     def submit_foreground_high(self, connection: Connection, body: bytes) -> None:
         self.submit_foreground(connection, body, HIGH)
@@ -118,7 +175,8 @@ class ClientVerbs:
             text = f"SUBMIT_JOB_EPOCH wants a Unix time in whole seconds, not {when[:40]!r}"
             self._context.refuse(connection, wire.INVALID_ARGUMENT, text)
             return
-        self._background(connection, function, unique, payload, JobOptions(due_seconds=int(when)))
+        options = JobOptions(due_seconds=int(when))
+        self._background(connection, wire.SUBMIT_JOB_EPOCH, body, function, unique, payload, options)
 
     def submit_scheduled(self, connection: Connection, body: bytes) -> None:
         """SUBMIT_JOB_SCHED: a schedule that makes a background job each time that it fires."""
@@ -133,8 +191,9 @@ class ClientVerbs:
             self._context.refuse(connection, wire.INVALID_ARGUMENT, f"SUBMIT_JOB_SCHED: {exception}")
             return
         # A schedule's key must not be that of the jobs that it makes: they coalesce among themselves.
+        options = JobOptions(due_seconds=due_seconds, cron=cron)
         self._background(
-            connection, function, unique, payload, JobOptions(due_seconds=due_seconds, cron=cron), b"\0cron"
+            connection, wire.SUBMIT_JOB_SCHED, body, function, unique, payload, options, b"\0cron"
         )
 
     def submit_reduce(self, connection: Connection, body: bytes) -> None:
@@ -147,7 +206,17 @@ class ClientVerbs:
         if options is None:
             return
         names = b"%b\0%b\0" % (function, unique)
-        self._foreground(connection, names + payload, len(function), len(names) - 1, payload, NORMAL, options)
+        self._foreground(
+            connection,
+            wire.SUBMIT_REDUCE_JOB,
+            body,
+            names + payload,
+            len(function),
+            len(names) - 1,
+            payload,
+            NORMAL,
+            options,
+        )
 
     def submit_reduce_background(self, connection: Connection, body: bytes) -> None:
         arguments = self._arguments(connection, wire.SUBMIT_REDUCE_JOB_BACKGROUND, body)
@@ -156,7 +225,8 @@ class ClientVerbs:
         function, unique, reducer, aggregate, payload = arguments
         options = self._reducer(connection, reducer, aggregate)
         if options is not None:
-            self._background(connection, function, unique, payload, options)
+            packet_type = wire.SUBMIT_REDUCE_JOB_BACKGROUND
+            self._background(connection, packet_type, body, function, unique, payload, options)
 
     def _reducer(self, connection: Connection, reducer: bytes, aggregate: bytes) -> JobOptions | None:
         """The reducer of a job; None when it has been refused. Both are names, and stored as names."""
@@ -184,12 +254,25 @@ class ClientVerbs:
         if unique == b"-":
             key = self._payload_key(name, schedule.payload)
         slot_index = slot_of(key) if unique else schedule.slot
+        if not self._slots[slot_index].serving:
+            assert context.fleet is not None
+            body = b"%b\0%b\0%b" % (name, unique, schedule.payload)
+            context.fleet.forwarder.fire(schedule, _BACKGROUND_TYPES[schedule.priority], body, slot_index)
+            return
         job = self._tables[slot_index].uniques.get(key) if unique else None
         if job is None:
             job = self._new_job(slot_index, key, schedule.function, schedule.payload, schedule.priority)
             context.record_job(job)
         elif not job.background:
             self._make_background(job)
+        self.fired(schedule)
+
+    def fired(self, schedule: Job) -> None:
+        """The schedule's job is there: set its next time."""
+        context = self._context
+        options = schedule.options
+        assert options is not None
+        assert options.cron is not None
         try:
             options.due_seconds = options.cron.next_after(context.wall_seconds)
         except CronError:  # it has fired for the last time within reason
@@ -203,7 +286,7 @@ class ClientVerbs:
         context = self._context
         context.counter += 1
         handle = self._slots[slot_index].handle_prefix + b"%x" % context.counter
-        job = Job(handle, function, key, payload, priority, True, slot_index, PENDING)
+        job = Job(handle, function, key, payload, priority, BACKGROUND, slot_index, PENDING)
         self._ledger.add(job)
         self._log.group.jobs.append(job)
         return job
@@ -211,6 +294,8 @@ class ClientVerbs:
     def _background(
         self,
         connection: Connection,
+        packet_type: int,
+        body: bytes,
         name: bytes,
         unique: bytes,
         payload: bytes,
@@ -219,15 +304,18 @@ class ClientVerbs:
     ) -> None:
         """A background submit with options, off the hot path."""
         context = self._context
-        if context.refusal is not None:
-            context.refuse(connection, wire.QUEUE_ERROR, context.refusal)
-            return
         if unique:
             key = self._payload_key(name, payload) if unique == b"-" else b"%b\0%b" % (name, unique)
             key += key_tail
             slot_index = slot_of(key)
         else:
             key, slot_index = name + b"\0", self._turn_slot()
+        if not self._slots[slot_index].serving:
+            self._elsewhere(connection, packet_type, body, slot_index)
+            return
+        if context.refusal is not None:
+            context.refuse(connection, wire.QUEUE_ERROR, context.refusal)
+            return
         job = self._tables[slot_index].uniques.get(key) if unique else None
         if job is None:
             function = self._ledger.function(name)
@@ -239,12 +327,15 @@ class ClientVerbs:
             context.record_job(job)
         elif not job.background:
             self._make_background(job)
+        self._log.group.promises.add(slot_index)
         context.gate(connection)
         context.send(connection, CREATED_HEADERS[len(job.handle)] + job.handle)
 
     def _foreground(
         self,
         connection: Connection,
+        packet_type: int,
+        whole: bytes,
         body: bytes,
         first: int,
         second: int,
@@ -259,6 +350,9 @@ class ClientVerbs:
             slot_index = crc32(key) & SLOT_MASK
         else:
             key, slot_index = self._special_key(body, first, second)
+        if unique_bytes and not self._slots[slot_index].serving:
+            self._elsewhere(connection, packet_type, whole, slot_index)
+            return
         table = self._tables[slot_index]
         job = table.uniques.get(key) if unique_bytes else None
         if job is None:
@@ -269,7 +363,7 @@ class ClientVerbs:
                 return
             context.counter = counter = context.counter + 1
             handle = self._slots[slot_index].foreground_prefix + b"%x" % counter
-            job = Job(handle, function, key, payload, priority, False, slot_index, PENDING)
+            job = Job(handle, function, key, payload, priority, FOREGROUND, slot_index, PENDING)
             job.options = options
             job.clients = [connection]
             table.jobs[handle] = job
@@ -279,7 +373,8 @@ class ClientVerbs:
             self._ledger.enqueue(job)
         elif job.clients is None:
             job.clients = [connection]
-        else:
+        elif connection.node is None or job not in connection.attached:
+            # Another node passes what it gets on to all of its clients: once is enough.
             job.clients.append(connection)
         connection.attached[job] = None
         handle = job.handle
@@ -289,7 +384,7 @@ class ClientVerbs:
 
     def _make_background(self, job: Job) -> None:
         """A background submit joins a foreground job: from now on it must survive like any other."""
-        job.background = True
+        job.background = BACKGROUND
         self._context.record_job(job)
         self._log.group.jobs.append(job)
 
@@ -307,8 +402,12 @@ class ClientVerbs:
         return b"%b\0-\0%b" % (name, blake2b(payload, digest_size=16).digest())
 
     def _turn_slot(self) -> int:
-        """Slots for jobs without a unique, in turn, so that no one is crowded."""
+        """Slots for jobs without a unique, in turn, so that no one is crowded; only such as are led here."""
         context = self._context
+        own = context.own_slots
+        if own is not None and own:
+            context.next_slot = turn = (context.next_slot + 1) % len(own)
+            return own[turn]
         context.next_slot = slot = (context.next_slot + 1) & SLOT_MASK
         return slot
 
@@ -349,6 +448,9 @@ class ClientVerbs:
         """GET_STATUS: an unknown handle is 0, 0, 0, 0."""
         handle = body.rstrip(b"\0")
         job = self._context.find_handle(handle)
+        fleet = self._context.fleet
+        if job is None and fleet is not None and fleet.forwarder.ask_by_handle(connection, handle):
+            return
         self._context.send(connection, response(wire.STATUS_RES, handle, *_status(job)))
 
     def get_status_unique(self, connection: Connection, body: bytes) -> None:
@@ -359,32 +461,54 @@ class ClientVerbs:
             keys = (b"%b\0%b" % (name, unique) for name in self._ledger.functions)
             job = self._ledger.find_unique((slot_of(key), key) for key in keys)
         count = len(job.clients) if job is not None and job.clients else 0
+        fleet = self._context.fleet
+        if fleet is not None and connection.node is None and (job is None or job.state != RUNNING):
+            answer = response(wire.STATUS_RES_UNIQUE, unique, *_status(job), b"%d" % count)
+            if fleet.forwarder.ask_all(connection, wire.GET_STATUS_UNIQUE, body, answer):
+                return
         self._context.send(connection, response(wire.STATUS_RES_UNIQUE, unique, *_status(job), b"%d" % count))
 
     def echo(self, connection: Connection, body: bytes) -> None:
         self._context.send(connection, response(wire.ECHO_RES, body))
 
     def option(self, connection: Connection, body: bytes) -> None:
-        """OPTION_REQ: "exceptions" is the only one that gearmand knows."""
-        if body.rstrip(b"\0").lower() == b"exceptions":
+        """OPTION_REQ: "exceptions" is the only one that gearmand knows; see docs/protocol-extensions.md."""
+        if body.rstrip(b"\0") == b"gearfleet":
+            connection.remember = True
+            self._context.send(connection, response(wire.OPTION_RES, body))
+        elif body.rstrip(b"\0").lower() == b"exceptions":
             connection.exceptions = True
             self._context.send(connection, response(wire.OPTION_RES, body))
         else:
             text = "Server does not recognize given option"
             self._context.refuse(connection, wire.UNKNOWN_OPTION, text)
 
+    def get_map(self, connection: Connection, body: bytes) -> None:
+        """GET_MAP: who leads what, now and whenever it changes (docs/protocol-extensions.md)."""
+        context = self._context
+        if not connection.remember:
+            context.refuse(connection, wire.INVALID_COMMAND, 'GET_MAP comes after OPTION_REQ "gearfleet"')
+            return
+        fleet = context.fleet
+        connection.map_wanted = fleet is not None
+        context.send(connection, STANDALONE_MAP if fleet is None else fleet.map_packet())
+
     # ---- leaving
 
     def leave(self, connection: Connection) -> None:
         """The client is gone: foreground jobs that nobody else waits for are dropped."""
-        context = self._context
-        attached = list(connection.attached)
-        connection.attached.clear()
-        for job in attached:
-            assert job.clients is not None
+        for job in list(connection.attached):
+            self.detach(connection, job)
+        if connection.relayed is not None and self._context.fleet is not None:
+            self._context.fleet.forwarder.leave(connection)
+
+    def detach(self, connection: Connection, job: Job) -> None:
+        """A client does not want a job's results any more."""
+        connection.attached.pop(job, None)
+        if job.clients is not None:
             job.clients = [client for client in job.clients if client is not connection] or None
-            if job.clients is None and not job.background and job.state != RUNNING:
-                context.end(job, entries.CANCELLED)
+        if job.clients is None and not job.background and job.state != RUNNING:
+            self._context.end(job, entries.CANCELLED)
 
 
 def _status(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cluster.jobs import PENDING, SCHEDULED, Job, Ledger, Timers
+from cluster.jobs import PENDING, REMEMBERED, SCHEDULED, Job, Ledger, Timers
 from cluster.node.connection import Connection
 from cluster.replication import SLOT_COUNT, Log, entries
 from cluster.wire import error
 from cluster.wire.packets import HANDLE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from cluster.node.fleet import Fleet
 
 # JOB_CREATED but for the handle, by the handle's length.
 CREATED_HEADERS: Final = [b"\0RES\0\0\0\x08\0\0\0%c" % length for length in range(HANDLE_BYTES_MAX + 2)]
@@ -37,6 +40,8 @@ class NodeSettings:
     version: str = "0"
     process_id: int = 0
     log_level: str = "info"
+    remember_seconds: float = 600.0  # how long the keys of completed jobs are remembered for who asks
+    remember_jobs_max: int = 262_144  # of all slots together
 
 
 class Context:
@@ -50,10 +55,14 @@ class Context:
         self.connections: dict[Connection, None] = {}
         self.dirty: list[Connection] = []  # have something in `out`
         self.closes: list[Connection] = []
+        self.released: dict[Connection, None] = {}  # have got what another node had to give
+        self.fleet: Fleet | None = None  # None: standalone
+        self.dispatching = True  # jobs may be given to workers (rule 11)
         self.stop: Stop | None = None
         self.refusal: str | None = None  # why background submits are refused now
         self.counter = 0  # in every handle of this start
         self.next_slot = 0  # for jobs without a unique
+        self.own_slots: list[int] | None = None  # slots that are served here; None: all
         self.wall_seconds = 0.0
         self.monotonic_seconds = 0.0
         self.scheduled: Timers[Job] = Timers(
@@ -96,13 +105,44 @@ class Context:
     def end(self, job: Job, outcome: int) -> None:
         """The job is over: out of every table, and out of its clients' expectations."""
         if job.background and self.durable:
-            self.log.append_done(job.slot, outcome, job.handle)
+            self.record_done(job, outcome)
         self.ledger.finish(job)
         clients = job.clients
         if clients is not None:
             for connection in clients:
                 connection.attached.pop(job, None)
             job.clients = None
+
+    def record_done(self, job: Job, outcome: int) -> None:
+        """Put the end of a background job into the open group; remember its key if that is wanted."""
+        if job.background == REMEMBERED and job.coalesces:
+            ended = int(self.wall_seconds)
+            self.remember(job.slot, job.key, job.handle, ended)
+            slot = self.log.slots[job.slot]
+            slot.number += 1
+            self.log.group.records.append(
+                entries.encode_done_remembered(job.slot, slot.epoch, slot.number, outcome, job.handle, ended)
+            )
+        else:
+            self.log.append_done(job.slot, outcome, job.handle)
+
+    def remember(self, slot_index: int, key: bytes, handle: bytes, ended: int) -> None:
+        """The key of a job that is over, so that a late repeat of its submit does not run it again."""
+        remembered = self.ledger.tables[slot_index].remembered
+        remembered[key] = (handle, ended)
+        remembered.move_to_end(key)
+        self.forget_remembered(slot_index)
+
+    def forget_remembered(self, slot_index: int) -> None:
+        """What is too old or too much."""
+        remembered = self.ledger.tables[slot_index].remembered
+        before = self.wall_seconds - self.settings.remember_seconds
+        limit = max(1, self.settings.remember_jobs_max // SLOT_COUNT)
+        while remembered:
+            key = next(iter(remembered))
+            if len(remembered) <= limit and remembered[key][1] >= before:
+                return
+            del remembered[key]
 
     def gate(self, connection: Connection) -> None:
         """Hold this connection's answers until the open group is committed."""
@@ -114,14 +154,8 @@ class Context:
 
     def find_handle(self, handle: bytes) -> Job | None:
         """The living job of a handle; the handle names its slot."""
-        slot_text = handle.rpartition(b":")[2].partition(b".")[0]
-        try:
-            slot = int(slot_text, 16)
-        except ValueError:
-            return None
-        if not 0 <= slot < SLOT_COUNT:
-            return None
-        return self.ledger.tables[slot].jobs.get(handle)
+        slot = slot_of_handle(handle)
+        return None if slot is None else self.ledger.tables[slot].jobs.get(handle)
 
     def admit(self, job: Job) -> None:
         """A committed (or foreground) job: into its queue, or to sleep until it is due."""
@@ -131,6 +165,15 @@ class Context:
             self.scheduled.add(options.due_seconds, job)
         else:
             self.ledger.enqueue(job)
+
+
+def slot_of_handle(handle: bytes) -> int | None:
+    """The slot that a handle names; None when it is no handle of this kind."""
+    try:
+        slot = int(handle.rpartition(b":")[2].partition(b".")[0], 16)
+    except ValueError:
+        return None
+    return slot if 0 <= slot < SLOT_COUNT else None
 
 
 def job_record(job: Job) -> entries.JobRecord:
@@ -148,4 +191,5 @@ def job_record(job: Job) -> entries.JobRecord:
         assigned=job.worker is not None,
         reducer=options.reducer if options else None,
         cron=options.cron.source if options and options.cron else None,
+        remember=job.background == REMEMBERED,
     )

@@ -7,18 +7,22 @@ disk before which answers may leave; answers that wait are kept here until `comm
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from cluster.jobs import PENDING, QUEUED
+from cluster.jobs import FOREGROUND, PENDING, QUEUED
 from cluster.node.admin import AdminVerbs
 from cluster.node.client import ClientVerbs
-from cluster.node.connection import Connection
+from cluster.node.connection import Connection, Held
 from cluster.node.context import Context, NodeSettings, Stop
+from cluster.node.fleet import Fleet, FleetSettings
+from cluster.node.forward import CANCEL, CANCEL_RES, DETACH, RELEASE, REMEMBERED_SUBMIT
 from cluster.node.restore import Restorer, checkpoint
 from cluster.node.worker import WorkerVerbs
-from cluster.replication import Group, entries
-from cluster.wire import MISDIRECTED, PACKETS, TEXT, error
+from cluster.placement import Member
+from cluster.replication import SLOT_COUNT, Group, entries
+from cluster.wire import MISDIRECTED, PACKETS, TEXT, error, response
 from cluster.wire import packets as wire
 
 Handler = Callable[[Connection, bytes], None]
@@ -47,7 +51,8 @@ class Node:
         self.workers = WorkerVerbs(context)
         self.clients = ClientVerbs(context)
         self.admin = AdminVerbs(context, self.workers)
-        self._groups: list[Group] = []  # cut, not committed
+        self.fleet: Fleet | None = None  # None: standalone
+        self._groups: deque[Group] = deque()  # cut, not committed
         self._sends: list[tuple[Connection, bytes]] = []
         clients, workers = self.clients, self.workers
         self._handlers: dict[int, Handler] = {
@@ -83,6 +88,8 @@ class Node:
             wire.SUBMIT_REDUCE_JOB_BACKGROUND: clients.submit_reduce_background,
             wire.GRAB_JOB_ALL: workers.grab_all,
             wire.GET_STATUS_UNIQUE: clients.get_status_unique,
+            wire.GET_MAP: clients.get_map,
+            wire.CLAIM_JOB: workers.claim,
         }
 
     # ---- starting
@@ -97,11 +104,20 @@ class Node:
         if self.context.durable:
             self.log.append_node(entries.START, incarnation, version.encode())
 
+    def join(self, me: Member, settings: FleetSettings) -> Fleet:
+        """Be a node of a fleet: nothing is led until the map says so."""
+        self.fleet = Fleet(self, me, settings)
+        if self.context.durable:
+            self.log.append_node(entries.START, me.incarnation, me.version.encode())
+        return self.fleet
+
     # ---- a turn
 
     def begin_turn(self, wall_seconds: float, monotonic_seconds: float) -> None:
         self.context.wall_seconds = wall_seconds
         self.context.monotonic_seconds = monotonic_seconds
+        if self.fleet is not None and monotonic_seconds >= self.fleet.check_at:
+            self.fleet.tick(monotonic_seconds)
 
     def connected(self, connection: Connection) -> None:
         self.context.connections[connection] = None
@@ -124,6 +140,32 @@ class Node:
                 self._unknown(connection, packet_type)
             else:
                 handler(connection, body)
+
+    def receive_node(self, connection: Connection, packets: Iterable[tuple[int, bytes]]) -> None:
+        """Packets of another node, or of this one to itself; see forward.py for those that only they send."""
+        for packet_type, body in packets:
+            if packet_type < REMEMBERED_SUBMIT:
+                handler = self._handlers.get(packet_type)
+                if handler is None:
+                    self._unknown(connection, packet_type)
+                else:
+                    handler(connection, body)
+                continue
+            handler = self._handlers.get(packet_type - REMEMBERED_SUBMIT)
+            if packet_type < DETACH and handler is not None:
+                connection.remember = True
+                handler(connection, body)
+                connection.remember = False
+            elif packet_type == DETACH:
+                job = self.context.find_handle(body)
+                if job is not None and job in connection.attached:
+                    self.clients.detach(connection, job)
+            elif packet_type == RELEASE:
+                self.workers.release(connection, body)
+            elif packet_type == CANCEL:
+                self.context.send(connection, response(CANCEL_RES, self.admin.cancel(connection, body)))
+            else:
+                self._unknown(connection, packet_type)
 
     def protocol_error(self, connection: Connection, text: str) -> None:
         """What came is no Gearman message: say so and close."""
@@ -162,12 +204,19 @@ class Node:
         Without `cut` the open group stays open, and what waits for it waits on: the disk is busy.
         """
         context = self.context
+        fleet = self.fleet
         group: Group | None = None
+        if fleet is not None:
+            fleet.before_cut()
         if context.durable:
             if cut:
+                if fleet is not None and fleet.to_write:
+                    fleet.write_states()
                 group = self.log.cut()
                 if group is not None:
                     self._groups.append(group)
+            if fleet is not None:
+                fleet.after_cut(group)
         elif self.log.group.jobs:
             self._admit(self.log.group)
             self.log.group.jobs.clear()
@@ -179,13 +228,27 @@ class Node:
         committed = self.log.committed
         for connection in context.dirty:
             out = connection.out
-            if connection.gate > committed or connection.held:
-                connection.held.append((connection.gate, out))
+            batch = connection.batch
+            if batch is not None:
+                batch.gate = connection.gate
+                connection.held.append(batch)
+                connection.batch = None
+                connection.out = []
+                if not batch.missing:
+                    context.released[connection] = None
+            elif connection.gate > committed or connection.held:
+                connection.held.append(Held(connection.gate, out))
                 connection.out = []
             else:
                 sends.append((connection, b"".join(out)))
                 out.clear()
         context.dirty.clear()
+        if context.released:
+            for connection in context.released:
+                self._release(connection, sends)
+            context.released.clear()
+        if fleet is not None:
+            sends = fleet.route(sends)
         closes: Sequence[Connection] = ()
         if context.closes:
             # What a peer is still owed leaves first, also when it waits for the disk.
@@ -201,7 +264,7 @@ class Node:
         self.log.committed = group_number
         groups = self._groups
         while groups and groups[0].number <= group_number:
-            group = groups.pop(0)
+            group = groups.popleft()
             self._admit(group)
             self._let_go(group)
 
@@ -216,12 +279,16 @@ class Node:
 
     def _let_go(self, group: Group) -> None:
         for connection in group.waiting:
-            held = connection.held
-            ready: list[bytes] = []
-            while held and held[0][0] <= self.log.committed:
-                ready += held.popleft()[1]
-            if ready:
-                self._sends.append((connection, b"".join(ready)))
+            self._release(connection, self._sends)
+
+    def _release(self, connection: Connection, sends: list[tuple[Connection, bytes]]) -> None:
+        """Let go of the answers at the head that wait for nothing any more."""
+        held = connection.held
+        ready: list[bytes] = []
+        while held and held[0].gate <= self.log.committed and not held[0].missing:
+            ready += held.popleft().chunks
+        if ready:
+            sends.append((connection, b"".join(ready)))
 
     def group_failed(self, group_number: int, reason: str) -> list[bytes]:
         """This group and all after it could not be written: nothing in them is acknowledged.
@@ -234,7 +301,7 @@ class Node:
         """
         owed: list[bytes] = []
         refused: set[bytes] = set()
-        groups, self._groups = self._groups, []
+        groups, self._groups = self._groups, deque()
         assert not groups or groups[-1].number >= group_number
         for group in groups:
             owed += [record for record in group.records if record[9] in (entries.DONE, entries.LIMITS)]
@@ -242,7 +309,7 @@ class Node:
                 refused.add(job.handle)
                 # A foreground client that waits for it keeps it, as a foreground job; and who runs it
                 # already may end it.
-                job.background = False
+                job.background = FOREGROUND
                 if job.clients is None and job.state in (PENDING, QUEUED):
                     self.ledger.finish(job)
                 elif job.state == PENDING:
@@ -258,14 +325,29 @@ class Node:
         # Who has joined one of these jobs in the group that is open must not be promised it either.
         for group in [*groups, self.log.group]:
             for connection in group.waiting:
-                for index, (gate, chunks) in enumerate(connection.held):
-                    if gate == group.number:
-                        connection.held[index] = (gate, without_promises(chunks))
+                for held in connection.held:
+                    if held.gate == group.number:
+                        held.chunks[:] = without_promises(held.chunks)
                 connection.out[:] = without_promises(connection.out)
         self.log.committed = max(self.log.committed, groups[-1].number if groups else 0)
         for group in groups:
             self._let_go(group)
         return owed
+
+    def give_up_waiting(self, reason: str) -> None:
+        """Refuse what waits for a commit that does not come. The jobs stay: they may be committed yet."""
+        refusal = error(wire.QUEUE_ERROR, reason)
+        for group in self._groups:
+            for connection in group.waiting:
+                for held in connection.held:
+                    if held.gate > self.log.committed:
+                        held.gate = 0
+                        held.chunks[:] = [
+                            refusal if chunk.startswith(_CREATED_TYPE) else chunk for chunk in held.chunks
+                        ]
+                connection.gate = 0
+                self.context.released[connection] = None
+            group.waiting.clear()
 
     def refuse_background(self, reason: str | None) -> None:
         """Answer background submits with QUEUE_ERROR and this reason, or accept them again."""
@@ -273,4 +355,19 @@ class Node:
 
     def checkpoint(self) -> Iterator[None]:
         """See restore.checkpoint."""
-        return checkpoint(self.context)
+        if self.fleet is None:
+            return checkpoint(self.context)
+        return self._checkpoint_slots(self.fleet)
+
+    def _checkpoint_slots(self, fleet: Fleet) -> Iterator[None]:
+        """The same in a fleet: every slot whole, whoever leads it, as each turn's group is closed."""
+        for function in list(self.ledger.functions.values()):
+            if function.limits is not None:
+                self.log.append_node(
+                    entries.LIMITS, 0, entries.encode_limits(*function.limits, function.name)
+                )
+        self.log.append_node(entries.START, self.log.incarnation, b"checkpoint")
+        fleet.to_write.extend(range(SLOT_COUNT))
+        while fleet.to_write:
+            yield
+        yield

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import (
+    BACKGROUND,
     FINISHED,
     PENDING,
     PRIORITIES,
     RECLAIM,
+    REMEMBERED,
     Cron,
     CronError,
     Job,
@@ -51,14 +53,20 @@ class Restorer:
         slot = self._context.log.slots[slot_index]
         if epoch > slot.epoch:
             slot.epoch = epoch
-        if number > slot.number:
+        if number > slot.number and kind != entries.REMEMBERED:
             slot.number = number
         if kind == entries.SUBMITTED:
             self._submitted(entry)
         elif kind == entries.DONE:
-            job = self._ledger.tables[entry.slot].jobs.get(entry.body[1:])
+            job = self._ledger.tables[entry.slot].jobs.get(entries.done_handle(entry.body))
             if job is not None:
+                ended = entries.done_seconds(entry.body)
+                if ended is not None:
+                    self._context.remember(job.slot, job.key, job.handle, ended)
                 self._ledger.finish(job)
+        elif kind == entries.REMEMBERED:
+            handle, _, key = entry.body.partition(b"\0")
+            self._context.remember(slot_index, key, handle, number)
         elif kind == entries.JOB:
             self._job(entry)
         elif kind == entries.ASSIGNED:
@@ -97,7 +105,9 @@ class Restorer:
             if key in self._ledger.tables[slot_index].uniques:
                 self._supersede(slot_index, key)
                 function = self._ledger.function(name)
-        self._put(Job(body[1:handle_end], function, key, payload, body[0], True, slot_index, PENDING))
+        priority = body[0] & ~entries.REMEMBER
+        kind = REMEMBERED if body[0] & entries.REMEMBER else BACKGROUND
+        self._put(Job(body[1:handle_end], function, key, payload, priority, kind, slot_index, PENDING))
 
     def _job(self, entry: entries.Entry) -> None:
         self._checkpointed = True
@@ -111,7 +121,8 @@ class Restorer:
         function = self._ledger.function(record.function)
         if not record.key_rest:
             key = function.bare_key
-        job = Job(record.handle, function, key, record.payload, record.priority, True, entry.slot, PENDING)
+        kind = REMEMBERED if record.remember else BACKGROUND
+        job = Job(record.handle, function, key, record.payload, record.priority, kind, entry.slot, PENDING)
         job.retries = record.retries
         job.deliveries = record.deliveries
         try:
@@ -202,6 +213,9 @@ def checkpoint(context: Context) -> Iterator[None]:
         # One entry keeps the slot's epoch and number when no job of it lives.
         if slot.number:
             log.append(slot.index, entries.SLOT, b"")
+        context.forget_remembered(slot.index)
+        for key, (handle, ended) in table.remembered.items():
+            log.group.records.append(entries.encode_remembered(slot.index, ended, handle, key))
         for job in list(table.jobs.values()):
             if job.state == FINISHED or not job.background:
                 continue

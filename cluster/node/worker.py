@@ -5,8 +5,8 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from cluster.jobs import QUEUED, RECLAIM, RUNNING, Worker
-from cluster.node.context import Context
+from cluster.jobs import QUEUED, RECLAIM, REMEMBERED, RUNNING, Worker
+from cluster.node.context import Context, slot_of_handle
 from cluster.replication import entries
 from cluster.wire import packets as wire
 from cluster.wire import response
@@ -22,6 +22,7 @@ _pack_header: Final = Struct(">4sII").pack
 TIMEOUT_SECONDS_MIN: Final = 1.0
 ABILITIES_MAX: Final = 100_000  # functions of one connection
 _DIGITS_MAX: Final = 20
+_FINAL: Final = frozenset({wire.WORK_COMPLETE, wire.WORK_FAIL, wire.WORK_EXCEPTION})
 
 
 class WorkerVerbs:
@@ -57,7 +58,7 @@ class WorkerVerbs:
             text = f"Function name too large: {len(name)} bytes, at most {wire.FUNCTION_BYTES_MAX}"
             context.refuse(connection, wire.ARGUMENT_TOO_LARGE, text)
             return
-        worker = connection.worker or self._new_worker(connection)
+        worker = connection.worker or self.new_worker(connection)
         if len(worker.abilities) >= ABILITIES_MAX:
             text = f"A connection registers at most {ABILITIES_MAX} functions"
             context.refuse(connection, wire.ARGUMENT_TOO_LARGE, text)
@@ -88,7 +89,7 @@ class WorkerVerbs:
     # ---- grabbing
 
     def pre_sleep(self, connection: Connection, body: bytes) -> None:
-        worker = connection.worker or self._new_worker(connection)
+        worker = connection.worker or self.new_worker(connection)
         # It has had its NOOP and goes back to sleep, maybe for a job of another server: tell it again.
         worker.noop_sent = False
         if not self._ledger.sleep(worker):
@@ -103,12 +104,12 @@ class WorkerVerbs:
     def _grab(self, connection: Connection) -> Job | None:
         worker = connection.worker
         if worker is None:
-            worker = self._new_worker(connection)
+            worker = self.new_worker(connection)
         worker.noop_sent = worker.asleep = False
         context = self._context
         if not connection.out:
             context.dirty.append(connection)
-        job = self._ledger.grab(worker)
+        job = self._ledger.grab(worker) if context.dispatching else None
         if job is None:
             connection.out.append(NO_JOB)
             return None
@@ -163,13 +164,17 @@ class WorkerVerbs:
         A worker whose connection broke, or whose server restarted, may still deliver: while the job
         waits to be run again, its handle is enough (rule 12).
         """
-        worker = connection.worker or self._new_worker(connection)
+        worker = connection.worker or self.new_worker(connection)
         job = worker.running.get(handle)
         if job is None:
             job = self._context.find_handle(handle)
             if job is None or not job.deliveries or job.state not in (RECLAIM, QUEUED):
                 return None
+            if job.background and not self._context.log.slots[job.slot].serving:
+                return None
             self._ledger.adopt(worker, job)
+        elif job.background and not self._context.log.slots[job.slot].serving:
+            return None
         return job
 
     def complete(self, connection: Connection, body: bytes) -> None:
@@ -181,9 +186,12 @@ class WorkerVerbs:
         if job is None:
             job = self._held(connection, handle)
             if job is None:
-                self._not_held(connection, handle)
+                self._not_held(connection, body, wire.WORK_COMPLETE)
                 return
         context = self._context
+        if job.background and not context.log.slots[job.slot].serving:
+            self._not_held(connection, body, wire.WORK_COMPLETE)  # on its way to another node
+            return
         clients = job.clients
         if clients is not None:
             packet = _pack_header(wire.MAGIC_RESPONSE, wire.WORK_COMPLETE, len(body)) + body
@@ -193,8 +201,12 @@ class WorkerVerbs:
                 client.out.append(packet)
                 client.attached.pop(job, None)
             job.clients = None
-        if job.background and context.durable:
-            context.log.append_done(job.slot, entries.COMPLETED, handle)
+        background = job.background
+        if background and context.durable:
+            if background == REMEMBERED:
+                context.record_done(job, entries.COMPLETED)
+            else:
+                context.log.append_done(job.slot, entries.COMPLETED, handle)
         self._ledger.finish(job)
 
     def fail(self, connection: Connection, body: bytes) -> None:
@@ -202,7 +214,7 @@ class WorkerVerbs:
         handle = body.split(b"\0", 1)[0]
         job = self._held(connection, handle)
         if job is None:
-            self._not_held(connection, handle)
+            self._not_held(connection, body, wire.WORK_FAIL)
             return
         self.tell_failure(job)
         self._context.end(job, entries.FAILED)
@@ -212,7 +224,7 @@ class WorkerVerbs:
         handle = body.split(b"\0", 1)[0]
         job = self._held(connection, handle)
         if job is None:
-            self._not_held(connection, handle)
+            self._not_held(connection, body, wire.WORK_EXCEPTION)
             return
         context = self._context
         packet = response(wire.WORK_EXCEPTION, body)
@@ -235,7 +247,7 @@ class WorkerVerbs:
             return
         job = self._held(connection, handle)
         if job is None:
-            self._not_held(connection, handle, final=False)
+            self._not_held(connection, body, wire.WORK_STATUS)
             return
         job.progress = (arguments[1], arguments[2])
         self._context.record_hint(job, entries.PROGRESS, body)
@@ -251,7 +263,7 @@ class WorkerVerbs:
         handle = body.split(b"\0", 1)[0]
         job = self._held(connection, handle)
         if job is None:
-            self._not_held(connection, handle, final=False)
+            self._not_held(connection, body, packet_type)
         else:
             self._tell(job, packet_type, body)
 
@@ -264,14 +276,54 @@ class WorkerVerbs:
     def tell_failure(self, job: Job) -> None:
         self._tell(job, wire.WORK_FAIL, job.handle)
 
-    def _not_held(self, connection: Connection, handle: bytes, *, final: bool = True) -> None:
-        """A result for a job that this connection does not hold."""
+    def _not_held(self, connection: Connection, body: bytes, packet_type: int) -> None:
+        """A result for a job that this connection does not hold: another node may want it."""
+        handle = body.split(b"\0", 1)[0]
+        fleet = self._context.fleet
+        if fleet is not None and fleet.forwarder.pass_result(connection, packet_type, body, handle):
+            return
         worker = connection.worker
         if worker is not None and handle in worker.forgiven:
-            if final:
+            if packet_type in _FINAL:
                 del worker.forgiven[handle]
             return
-        self._context.refuse(connection, wire.JOB_NOT_FOUND, "Job given in work result not found")
+        if connection.node is None:
+            self._context.refuse(connection, wire.JOB_NOT_FOUND, "Job given in work result not found")
+
+    def claim(self, connection: Connection, body: bytes) -> None:
+        """CLAIM_JOB: a worker that lost its server still runs this job (rule 12)."""
+        handle = body.split(b"\0", 1)[0]
+        fleet = self._context.fleet
+        slot = slot_of_handle(handle)
+        if fleet is not None and slot is not None and fleet.leads(slot) and not fleet.serves_handle(handle):
+            fleet.forwarder.ask_claim(connection, handle, slot)
+        else:
+            self._context.send(connection, self.claim_now(connection, handle))
+
+    def claim_now(self, connection: Connection, handle: bytes) -> bytes:
+        """The answer to a claim."""
+        context = self._context
+        worker = connection.worker or self.new_worker(connection)
+        job = context.find_handle(handle)
+        verdict = wire.CLAIM_GONE
+        if job is not None:
+            if handle in worker.running:
+                verdict = wire.CLAIM_KEPT
+            elif job.state in (RECLAIM, QUEUED) and (job.deliveries or connection.node is not None):
+                # A node knows that it gave the job out, also when that hint was lost on the way.
+                job.deliveries = job.deliveries or 1
+                self._ledger.adopt(worker, job)
+                verdict = wire.CLAIM_KEPT
+        elif context.fleet is not None and not context.fleet.serves_handle(handle):
+            verdict = wire.CLAIM_ELSEWHERE
+        return response(wire.CLAIM_RES, handle, verdict)
+
+    def release(self, connection: Connection, handle: bytes) -> None:
+        """Another node says that its worker, which had this job, is gone."""
+        worker = connection.worker
+        job = worker.running.get(handle) if worker is not None else None
+        if job is not None:
+            self.lost(job)
 
     # ---- losing
 
@@ -282,6 +334,9 @@ class WorkerVerbs:
         """
         context = self._context
         self._ledger.release(job)
+        if job.background and not context.log.slots[job.slot].serving:
+            job.state = RECLAIM  # its slot is being handed over: the next primary decides
+            return
         job.retries += 1
         if not job.background and job.clients is None:
             job.state = RECLAIM  # not running any more; nobody waits for it
@@ -303,6 +358,9 @@ class WorkerVerbs:
         result, so it is run again.
         """
         context = self._context
+        if job.background and not context.log.slots[job.slot].serving:
+            context.limits.add(context.monotonic_seconds + 1.0, (job, job.deliveries, job.state))
+            return
         if job.state == RECLAIM:
             job.retries += 1
             limit = context.settings.job_retries
@@ -319,6 +377,8 @@ class WorkerVerbs:
     def leave(self, connection: Connection) -> None:
         """The worker is gone: its jobs run again, in the order in which it got them."""
         worker = connection.worker
+        if self._context.fleet is not None:
+            self._context.fleet.forwarder.worker_left(connection)
         if worker is None:
             return
         for job in reversed(list(worker.running.values())):
@@ -329,6 +389,6 @@ class WorkerVerbs:
             self._ledger.cannot_do(worker, function)
         connection.worker = None
 
-    def _new_worker(self, connection: Connection) -> Worker:
+    def new_worker(self, connection: Connection) -> Worker:
         connection.worker = worker = Worker(connection)
         return worker

@@ -197,7 +197,8 @@ class _Changing:
         loser = primary_identity(row, self._names)
         if loser is not None and loser != me.identity and len(in_sync) > self._config.min_in_sync:
             in_sync = _without(in_sync, loser)
-            learners = _with(learners, loser)
+            if loser not in self._forgotten:
+                learners = _with(learners, loser)
         self._rows[change.slot] = SlotRow(
             row.epoch + 1, me.name, me.incarnation, in_sync, learners, row.lossy
         )
@@ -230,7 +231,7 @@ class _Changing:
                 f"fewer than min_in_sync {self._config.min_in_sync} would be left: let another enter first",
             )
         learners = row.learners
-        if change.identity not in self._holders:
+        if change.identity not in self._holders and change.identity not in self._forgotten:
             learners = _with(learners, change.identity)
         self._rows[change.slot] = row._replace(
             in_sync=_without(row.in_sync, change.identity), learners=learners

@@ -172,14 +172,18 @@ class _Proposing:
         return Enter(slot, row.epoch, identity, None)
 
     def _strike_surplus(self, slot: int, row: SlotRow, copies: tuple[str, ...]) -> Change | None:
-        """A copy that is not wanted leaves once all that are wanted are in sync and answer."""
-        if not all(identity in row.in_sync and self._answers(identity) for identity in copies):
-            return None
+        """A copy that is not wanted leaves once all that are wanted are in sync and answer. One that is
+        being drained does not wait for those that are down: its node would never get away."""
+        missing = [i for i in copies if i not in row.in_sync or not self._answers(i)]
+        hurry = not any(map(self._answers, missing))
         answering = sum(map(self._answers, row.in_sync))
         if answering <= self._config.min_in_sync or len(row.in_sync) <= self._config.min_in_sync:
             return None
         for identity in row.in_sync:
-            if identity not in copies and identity != self._me.identity:
+            if identity in copies or identity == self._me.identity:
+                continue
+            member = self._present.get(identity)
+            if not missing or (hurry and member is not None and member.draining):
                 return Leave(slot, row.epoch, identity)
         return None
 
@@ -189,7 +193,7 @@ class _Proposing:
         if hand_overs <= 0 or (self._facts.settled is not None and slot not in self._facts.settled):
             return None
         name = self._able_to_lead(row, wanted.primaries[slot])
-        if name is None and (self._me.draining or self._me.identity not in wanted.replicas[slot]):
+        if name is None and self._me.draining:
             names = [self._able_to_lead(row, identity) for identity in row.in_sync]
             name = min(
                 (name for name in names if name is not None),

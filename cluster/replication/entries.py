@@ -23,12 +23,24 @@ encoded once, on the primary.
     LIMITS          high, normal, low (8 each), function
     SLOT            nothing: the slot's epoch and number as of a checkpoint
     START           a node's start: incarnation in `number`, version text
+    STATE           the whole state of a slot begins, as of `number`; epoch: the promised one; its history
+    STATE_END       it is complete: it replaces what was there before
+    EPOCH           the slot's promised epoch (rule 2)
+    CUT             entries behind `number` are cut off (rule 7)
+    REMEMBERED      only within a state: a completed job that is remembered; see encode_remembered
+
+The last five are a node's own: they are not numbered and not sent as entries. Between STATE and STATE_END
+stand SUBMITTED, JOB, ASSIGNED and REMEMBERED entries with whatever numbers they have.
+
+In SUBMITTED the priority byte, in DONE the outcome byte carries REMEMBER when the client asked for it; such a
+DONE has the Unix time (4) between outcome and handle.
 
 ASSIGNED, REQUEUED and PROGRESS are hints: losing one costs a count or a repeat, never a job.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError
@@ -47,7 +59,15 @@ DONE: Final = 6
 LIMITS: Final = 7
 SLOT: Final = 8
 START: Final = 9
-KINDS: Final = frozenset(range(SUBMITTED, START + 1))
+STATE: Final = 10
+STATE_END: Final = 11
+EPOCH: Final = 12
+CUT: Final = 13
+REMEMBERED: Final = 14
+KINDS: Final = frozenset(range(SUBMITTED, REMEMBERED + 1))
+# What a log consists of: numbered one after the other, sent to backups.
+LOGGED: Final = frozenset((SUBMITTED, JOB, ASSIGNED, REQUEUED, PROGRESS, DONE))
+REMEMBER: Final = 0x80
 
 # Outcomes of DONE.
 COMPLETED: Final = 0
@@ -65,6 +85,7 @@ HEADER_BYTES: Final = _WHOLE.size
 LENGTH_BASE: Final = HEADER_BYTES - 8
 assert HEADER_BYTES == 24
 
+unpack_header: Final = _WHOLE.unpack_from  # crc, length, version, kind, slot, epoch, number
 _pack = _AFTER_CRC.pack
 _pack_with_byte = _WITH_BYTE.pack
 _unpack_whole = _WHOLE.unpack_from
@@ -117,6 +138,50 @@ def encode_done(slot: int, epoch: int, number: int, outcome: int, handle: bytes)
     return crc32(rest).to_bytes(4, "big") + rest
 
 
+def encode_done_remembered(
+    slot: int, epoch: int, number: int, outcome: int, handle: bytes, wall_seconds: int
+) -> bytes:
+    """DONE of a job whose unique key is remembered from now on."""
+    return encode(
+        DONE, slot, epoch, number, b"%c%b%b" % (outcome | REMEMBER, wall_seconds.to_bytes(4, "big"), handle)
+    )
+
+
+def done_handle(body: bytes) -> bytes:
+    """The handle in a DONE entry's body."""
+    return body[5:] if body[0] & REMEMBER else body[1:]
+
+
+def done_seconds(body: bytes) -> int | None:
+    """When a remembered job ended (Unix time); None when it is not remembered."""
+    return int.from_bytes(body[1:5], "big") if body[0] & REMEMBER else None
+
+
+_PAIR: Final = Struct(">IQ")
+
+
+def encode_state(slot: int, promised: int, number: int, history: Sequence[tuple[int, int]]) -> bytes:
+    """STATE: `history` has (epoch, number of its first entry), oldest first."""
+    return encode(STATE, slot, promised, number, b"".join(_PAIR.pack(*pair) for pair in history))
+
+
+def decode_history(body: bytes) -> list[tuple[int, int]]:
+    if len(body) % _PAIR.size:
+        raise DamagedEntry("a slot's history is cut short")
+    return [(epoch, number) for epoch, number in _PAIR.iter_unpack(body)]
+
+
+def encode_remembered(slot: int, wall_seconds: int, handle: bytes, key: bytes) -> bytes:
+    """REMEMBERED: when it ended, its handle, its key."""
+    return encode(REMEMBERED, slot, 0, wall_seconds, handle + b"\0" + key)
+
+
+def decode_raw(data: bytes | memoryview, offset: int) -> tuple[Entry, int]:
+    """As `decode`, but `body` is the whole entry as it is stored."""
+    entry, end = decode(data, offset)
+    return Entry(entry.kind, entry.slot, entry.epoch, entry.number, bytes(data[offset:end])), end
+
+
 def decode(data: bytes | memoryview, offset: int) -> tuple[Entry, int]:
     """The entry at an offset and the offset behind it; raises DamagedEntry."""
     try:
@@ -135,7 +200,8 @@ def decode(data: bytes | memoryview, offset: int) -> tuple[Entry, int]:
 
 
 _JOB: Final = Struct(">BBIIQ")  # flags, priority, retries, deliveries, due
-_BACKGROUND, _ASSIGNED, _HAS_REDUCER, _HAS_CRON = 1, 2, 4, 8
+JOB_HANDLE_OFFSET: Final = HEADER_BYTES + _JOB.size  # in a whole JOB entry: length (2), handle
+_BACKGROUND, _ASSIGNED, _HAS_REDUCER, _HAS_CRON, _REMEMBER = 1, 2, 4, 8, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +219,7 @@ class JobRecord:
     assigned: bool = False
     reducer: bytes | None = None  # `reducer NUL aggregate`
     cron: tuple[bytes, ...] | None = None
+    remember: bool = False
 
     def encode(self) -> bytes:
         """The body of a JOB entry."""
@@ -161,6 +228,7 @@ class JobRecord:
             | (_ASSIGNED if self.assigned else 0)
             | (_HAS_REDUCER if self.reducer is not None else 0)
             | (_HAS_CRON if self.cron is not None else 0)
+            | (_REMEMBER if self.remember else 0)
         )
         fields = [self.handle, self.function, self.key_rest]
         if self.reducer is not None:
@@ -200,6 +268,7 @@ class JobRecord:
             assigned=bool(flags & _ASSIGNED),
             reducer=fields[3] if flags & _HAS_REDUCER else None,
             cron=tuple(fields[4].split(b" ")) if flags & _HAS_CRON else None,
+            remember=bool(flags & _REMEMBER),
         )
 
 

@@ -90,7 +90,7 @@ def test_any_other_bytes_are_damage(data: bytes, offset: int) -> None:
         decode(data, offset)
 
 
-@pytest.mark.parametrize(("version", "kind"), [(0, entries.JOB), (2, entries.JOB), (1, 0), (1, 10), (1, 255)])
+@pytest.mark.parametrize(("version", "kind"), [(0, entries.JOB), (2, entries.JOB), (1, 0), (1, 15), (1, 255)])
 def test_an_entry_of_a_newer_release_says_so(version: int, kind: int) -> None:
     rest = entries._pack(entries.LENGTH_BASE, version, kind, 1, 1, 1)
     with pytest.raises(DamagedEntry, match="newer release"):
