@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -72,7 +73,13 @@ async def exchange(port: int, data: bytes) -> bytes:
     except ConnectionResetError:
         return b""
     finally:
-        writer.close()
+        await close(writer)
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def get(port: int, path: str, method: str = "GET", *headers: str) -> tuple[int, dict[str, str], bytes]:

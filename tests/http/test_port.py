@@ -13,12 +13,12 @@ from cluster.http import HttpPort
 from cluster.http.port import (
     CONNECTIONS_MAX,
     HEADER_BYTES_MAX,
-    HEADERS_MAX,
+    REQUEST_BYTES_MAX,
     REQUEST_LINE_BYTES_MAX,
 )
 from cluster.server.errors import StartError
 from cluster.server.status import FunctionStatus, Phase
-from tests.http.support import STATUS, Told, exchange, get, samples
+from tests.http.support import STATUS, Told, close, exchange, get, samples
 from tests.support import WAIT_SECONDS
 
 Scenario = Callable[[HttpPort, Told], Awaitable[None]]
@@ -143,9 +143,7 @@ def test_a_body_is_refused_unread() -> None:
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /" + b"x" * REQUEST_LINE_BYTES_MAX + b" HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * HEADER_BYTES_MAX + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\n"
-        + b"".join(b"X-%d: a\r\n" % number for number in range(HEADERS_MAX + 1))
-        + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: aaaaaaaaaa\r\n" * (REQUEST_BYTES_MAX // 15 + 1) + b"\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     ],
 )
@@ -178,10 +176,10 @@ def test_too_many_connections_cost_the_oldest_not_the_newest() -> None:
     async def scenario(port: HttpPort, told: Told) -> None:
         silent = [await asyncio.open_connection("127.0.0.1", port.port) for _ in range(CONNECTIONS_MAX)]
         assert (await get(port.port, "/healthz"))[0] == 200
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await asyncio.wait_for(silent[0][0].readexactly(1), WAIT_SECONDS)
         for _, writer in silent:
-            writer.close()
+            await close(writer)
 
     with_port(scenario)
 
@@ -212,7 +210,7 @@ def test_closing_lets_go_of_everyone() -> None:
         await port.close()
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await asyncio.wait_for(reader.readexactly(1), WAIT_SECONDS)
-        writer.close()
+        await close(writer)
         with pytest.raises(OSError):
             await asyncio.open_connection("127.0.0.1", port.port)
 
