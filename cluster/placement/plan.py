@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
-from zlib import crc32
 
 from cluster.placement.succession import takeovers
 from cluster.placement.view import FleetConfig, FleetMap, SlotRow, View, holders, leads, primary_identity
@@ -164,6 +163,8 @@ class _Planning:
         wanted = {
             self._nodes[node].identity if self._nodes[node].up else found[node].identity for node in copies
         }
+        if not any(node.up for node in self._nodes):  # the whole fleet is being drained
+            wanted.update(row.in_sync)
         # Where too few nodes stay, those that are there have to do: drained or down, but in sync.
         spare = sorted(
             (identity not in self._present, identity) for identity in row.in_sync if identity not in wanted
@@ -448,4 +449,6 @@ class Leading:
 
 def _die(slot: int, node: int) -> int:
     """Breaks ties differently for each slot, so that any two nodes share some slots."""
-    return crc32(b"%d:%d" % (slot * 2_654_435_761 % 2**32, node))
+    mixed = (slot * 0x9E3779B97F4A7C15 + node * 0xC2B2AE3D27D4EB4F + 1) & 0xFFFFFFFFFFFFFFFF
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    return (mixed ^ (mixed >> 27)) & 0xFFFFFFFF

@@ -434,7 +434,7 @@ def test_rule_9_a_slot_stays_marked_lossy(fleet: Fleet) -> None:
 
 def test_what_an_operator_forgets_loses_its_place_but_no_in_sync_set_shrinks_for_it(fleet: Fleet) -> None:
     c = fleet.identity("c")
-    with pytest.raises(IllegalChange, match="c is up and shows .*: drain it"):
+    with pytest.raises(IllegalChange, match=r"c is up and shows .*: drain it"):
         fleet.swap("a", Forget(c))
     with pytest.raises(IllegalChange, match="nothing to forget"):
         fleet.swap("a", Forget(identity_of(60)))
@@ -474,7 +474,7 @@ def test_rule_15_a_node_with_data_never_bootstraps_a_fleet() -> None:
     fleet = Fleet("abc", made=False)
     fleet.nodes["b"] = replace(fleet.nodes["b"], empty=False)
     fleet.put_key("b")
-    with pytest.raises(NotEmpty, match="b has jobs in its data directory.*gearfleet fleet restore.*stop b"):
+    with pytest.raises(NotEmpty, match=r"b has jobs in its data directory.*gearfleet fleet restore.*stop b"):
         bootstrap(fleet.view(), FleetConfig(4, 3, 2), 3)
 
 
@@ -495,7 +495,7 @@ def test_a_bootstrap_refuses_one_directory_under_two_names_and_a_map_that_was_de
         bootstrap(fleet.view(), FleetConfig(4, 3, 2), 3)
     fleet = Fleet("abc")
     fleet.map = None
-    with pytest.raises(BadValue, match="not its map: the key was deleted. Mend: .*gearfleet fleet restore"):
+    with pytest.raises(BadValue, match=r"not its map: the key was deleted. Mend: .*gearfleet fleet restore"):
         bootstrap(fleet.view(), FleetConfig(4, 3, 2), 3)
 
 

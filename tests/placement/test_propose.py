@@ -201,14 +201,15 @@ def test_rule_6_a_learner_enters_when_its_primary_says_that_it_caught_up() -> No
 
 
 def test_rule_6_below_min_in_sync_whoever_caught_up_enters_wanted_or_not() -> None:
-    fleet = Fleet("abcd", slots=8, replicas=2)
+    fleet = Fleet("abcd", slots=64, replicas=2)
     slot = next(slot for slot, row in enumerate(fleet.rows) if fleet.in_sync(slot) == "ab")
     d = fleet.identity("d")
     primary = fleet.row(slot).primary
     other = "ab".replace(primary, "")
     fleet.lose_key(other)  # for a short time: the plan keeps its place
     fleet.change("c", Learn(slot, 1, (d,)))
-    assert fleet.propose(primary, caught_up=frozenset({(slot, d)})) == [Enter(slot, 1, d)]
+    assert Enter(slot, 1, d) in fleet.propose(primary, caught_up=frozenset({(slot, d)}))
+    assert Enter(slot, 1, d) not in fleet.propose(primary, caught_up=frozenset())
 
 
 def test_a_node_that_is_down_for_a_short_time_keeps_its_place() -> None:
@@ -236,7 +237,7 @@ def test_a_node_that_is_away_for_long_or_forgotten_is_replaced(how: str) -> None
         moved = fleet.settle()
     else:
         moved = fleet.settle(away=frozenset("c"))
-    assert kinds(moved)["Enter"] == held
+    assert held <= kinds(moved)["Enter"] <= held + 2
     assert fleet.map is not None
     assert set(fleet.map.names.values()) == set("abde")
     assert fleet.map.forgotten == frozenset()
