@@ -29,7 +29,7 @@ CONNECTION_SECONDS_MAX: Final = 10.0
 CLOSE_SECONDS: Final = 1.0
 REQUEST_LINE_BYTES_MAX: Final = 2048
 HEADER_BYTES_MAX: Final = 4096
-REQUEST_BYTES_MAX: Final = 16 * 1024  # all of it; the parser bounds no number of headers
+REQUEST_BYTES_MAX: Final = 16 * 1024  # all of it
 BACKLOG: Final = 128
 # A scrape costs the loop some milliseconds: who asks more often gets the last one again.
 METRICS_AGE_SECONDS_MAX: Final = 0.2
