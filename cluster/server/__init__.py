@@ -4,10 +4,22 @@ settings.py    what an operator may set
 directory.py   the data directory: lock and identity
 journal.py     segments, group commit, the writer thread; reading them back
 peer.py        one TCP connection
+channels.py    gRPC: connecting, TLS between nodes, options; peers.py and control.py stand on it
+messages.py    what peers say, as bytes
+peers.py       PeerPort: the streams to the other nodes
+control.py     what an operator says to a fleet: service and client
 server.py      Server: the loop's turn around the node's turn, timers, housekeeping, stopping
 status.py      what the node tells about itself
 process.py     run(): signals, files, limits, logging of one server process
 """
+
+import os
+
+# gRPC reads these when it is imported, by whomever. Its core would write to standard error for each port
+# scan; what matters of that reaches the log through the errors of calls. And it would hand each message
+# through three threads of its own instead of one, a third more CPU for each.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 
 from cluster.server.process import run
 from cluster.server.settings import Settings, SettingsError, load_settings

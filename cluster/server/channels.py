@@ -11,14 +11,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-# The core's own log goes to standard error, a line for each port scan. What matters of it reaches the log
-# through the errors of calls.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 import grpc.aio
 
 from cluster.server.errors import StartError
 
+DEAD_CONNECTION_SECONDS: Final = 20
 MESSAGE_BYTES_MAX: Final = 65 * 1024 * 1024  # the largest payload and 1 MiB around it
 
 
@@ -59,7 +57,14 @@ def options(message_bytes_max: int, *, server: bool) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", message_bytes_max),
     ]
     if server:
-        chosen += [("grpc.so_reuseport", 0)]
+        chosen += [
+            ("grpc.so_reuseport", 0),
+            # Streams have keep-alives of their own. This is for what is left of one whose other machine
+            # is gone: an answer that nobody takes any more.
+            ("grpc.keepalive_time_ms", DEAD_CONNECTION_SECONDS * 1000),
+            ("grpc.keepalive_timeout_ms", DEAD_CONNECTION_SECONDS * 1000),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
     else:
         chosen += [
             ("grpc.use_local_subchannel_pool", 1),  # each dial is a new connection

@@ -271,6 +271,12 @@ class PeerPort:
         if peer is not None and peer.stream is not None:
             peer.stream.wake()
 
+    def drop(self, name: str, reason: str) -> None:
+        """End the stream to `name`: what it said cannot be. Another one is opened."""
+        peer = self._peers.get(name)
+        if peer is not None and peer.stream is not None:
+            self._end(peer, peer.stream, reason, probe=False)
+
     def is_up(self, name: str) -> bool:
         peer = self._peers.get(name)
         return peer is not None and peer.stream is not None
