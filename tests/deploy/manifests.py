@@ -37,7 +37,7 @@ class Probe:
     path: str
     port: int
     period_seconds: int
-    timeout_seconds: int
+    timeout_seconds: float
     failure_threshold: int
 
     def ask(self, host: str, ports: Mapping[int, int] | None = None) -> bool:

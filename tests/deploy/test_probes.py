@@ -66,7 +66,7 @@ def test_a_node_that_stands_still_fails_all(pod: tuple[Node, dict[int, int]]) ->
     node.signal(signal.SIGSTOP)
     try:
         for probe in manifests.probes().values():
-            assert not replace(probe, timeout_seconds=1).ask(node.host, ports)
+            assert not replace(probe, timeout_seconds=0.3).ask(node.host, ports)
     finally:
         node.signal(signal.SIGCONT)
     eventually(lambda: asked(pod), {"startup": True, "readiness": True, "liveness": True})
