@@ -11,7 +11,6 @@ whether it happened.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -175,37 +174,42 @@ class _Connection:
     async def _watch_once(self, prefix: bytes, saw: Callable[[Any], None], metadata: Any) -> None:
         call = self._watch(metadata=(*(metadata or ()), _HAS_LEADER))
         heard = asyncio.Event()
+        ask = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+        create = rpc.WatchRequest(
+            create_request=rpc.WatchCreateRequest(key=prefix, range_end=range_end(prefix))
+        )
 
         async def probe() -> None:
             """A silent watch may be an idle or a dead one: etcd answers a progress request at once."""
-            wait_seconds = self._options.rpc_timeout_seconds
-            while True:
-                try:
-                    async with asyncio.timeout(wait_seconds):
+            try:
+                while True:
+                    async with asyncio.timeout(self._options.rpc_timeout_seconds):
                         await heard.wait()
-                except TimeoutError:
-                    call.cancel()
-                    return
-                heard.clear()
-                await asyncio.sleep(WATCH_PROBE_SECONDS)
-                if not heard.is_set():
-                    await call.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+                    heard.clear()
+                    await asyncio.sleep(WATCH_PROBE_SECONDS)
+                    if not heard.is_set():
+                        async with asyncio.timeout(self._options.rpc_timeout_seconds):
+                            await call.write(ask)
+            finally:
+                call.cancel()
 
         prober = asyncio.create_task(probe())
         try:
-            create = rpc.WatchCreateRequest(key=prefix, range_end=range_end(prefix))
-            await call.write(rpc.WatchRequest(create_request=create))
+            # While a call has no connection yet, its cancelling does not wake who writes.
+            async with asyncio.timeout(self._options.rpc_timeout_seconds):
+                await call.write(create)
             while (reply := await call.read()) is not grpc.aio.EOF:
                 heard.set()
                 if reply.canceled:
                     # After a compaction, a lost leader, or for want of permission.
                     raise _cancelled(reply, self.endpoint)
                 saw(reply)
+        except TimeoutError:
+            raise Unreachable(f"etcd at {self.endpoint} does not answer in time", timed_out=True) from None
         finally:
             prober.cancel()
             call.cancel()
-            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await prober
+            await asyncio.gather(prober, return_exceptions=True)
 
     async def _with_token(self, make: Callable[[Any], Awaitable[Any]]) -> Any:
         for last in (False, True):

@@ -7,6 +7,7 @@ fraction of a second and a lease may last 1 s.
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import importlib.util
 import json
@@ -146,6 +147,15 @@ class EtcdMember(ServerProcess):
     def suspend(self) -> None:
         """SIGSTOP: it keeps its connections and answers nothing."""
         self.signal(signal.SIGSTOP)
+        eventually(self._suspended)
+
+    def _suspended(self) -> bool:
+        """All threads stand still; they do a moment after the signal."""
+        states = []
+        for thread in Path(f"/proc/{self.process_id}/task").iterdir():
+            with contextlib.suppress(OSError):
+                states.append((thread / "stat").read_text().rpartition(")")[2].split()[0])
+        return set(states) <= {"T", "t"}
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
