@@ -9,7 +9,7 @@ transport, so that frames merge while the line is busy, and at most one waits in
 What the owner is told:
 
   peer_up      a stream stands: begin anew with offers, nothing said on an older one counts
-  peer_frame   in order
+  peer_frame   in order; a keep-alive is an empty one
   peer_silent  nothing came for `silence_seconds`, although each side says something at least every
                `keepalive_seconds`; peer_heard when something came after all
   peer_down    the stream is over; there is another one soon, or peer_refused:
@@ -70,6 +70,7 @@ REDIAL_SECONDS_MIN: Final = 0.05
 REDIAL_SECONDS_MAX: Final = 1.0
 DIAL_SECONDS: Final = 5.0  # connect, TLS, Hellos
 INTRODUCE_SECONDS: Final = 2.0  # how long a node that etcd has not told us of yet is kept waiting
+NOTHING: Final = Frame()  # what a keep-alive says
 CALLS_MAX: Final = 1024  # at once, on the port
 
 
@@ -498,9 +499,7 @@ class PeerPort:
                 if stream.silent:
                     stream.silent = False
                     self._tell(self._owner.peer_heard, name)
-                if data == KEEP_ALIVE:
-                    continue
-                content = unpack(data)
+                content = NOTHING if data == KEEP_ALIVE else unpack(data)
                 if not isinstance(content, Frame):
                     raise BadMessage("a second Hello, or a Refusal, in the middle of a stream")
                 try:
