@@ -22,6 +22,7 @@ import fcntl
 import json
 import os
 import re
+import time
 import zlib
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -147,6 +148,8 @@ class DataDirectory:
                     "use the release that wrote it"
                 )
             UUID(content["identity"])
+            if type(content.get("incarnation", 0)) is not int:
+                raise ValueError
             if content["format"] == FLEET_FORMAT:
                 nonces = [content["fleet"], *content["nonces"], *content["past"]]
                 if not all(isinstance(text, str) for text in nonces) or type(content["slots"]) is not int:
@@ -201,6 +204,13 @@ class DataDirectory:
                 f"the data directory {self.path} is of a fleet with {self._content['slots']} slots, {fleet} "
                 f"has {slots}: correct --fleet or --etcd, or give --data-dir another directory"
             )
+
+    def next_incarnation(self) -> int:
+        """The number of this process's start, durable when this returns: larger than all before, also when
+        the clock was put back, and not that of another directory's start, which a counter alone would be."""
+        incarnation: int = max(self._content.get("incarnation", 0) + 1, time.time_ns() // 1000)
+        self._save({**self._content, "incarnation": incarnation})
+        return incarnation
 
     def next_nonces(self) -> Nonces:
         """Make this start's nonce; it is on disk when this returns. Call it when etcd answers: each call

@@ -277,7 +277,7 @@ class Etcd:
         self._connections: dict[Endpoint, _Connection] = {}
         self._current = 0
         self._watched = 0  # the endpoint of the watch, likewise
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], _Connection] = {}
         self._closed = False
 
     @property
@@ -374,17 +374,18 @@ class Etcd:
         connection = self._connections.pop(endpoint)
         # Other calls of it may still be answered.
         task = asyncio.create_task(connection.close(2 * self._options.rpc_timeout_seconds))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._retiring[task] = connection
+        task.add_done_callback(lambda task: self._retiring.pop(task, None))
 
     async def close(self) -> None:
         """Close all connections; calls that are under way end as unreachable."""
         self._closed = True
-        for task in list(self._retiring):
-            task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
-        connections = list(self._connections.values())
+        connections = [*self._connections.values(), *self._retiring.values()]
+        tasks = list(self._retiring)
         self._connections.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(connection.close() for connection in connections))
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Literal, Self
@@ -144,7 +144,6 @@ class Store:
         keep-alive was sent (time.monotonic). `on_failure`: this node has lost its name for good, and has to
         stop. They are called on the loop and must not raise."""
         self.options = options
-        self.error: str | None = None  # what is wrong with etcd or its content, for people
         self.reachable = False
         self.last_good_at = 0.0  # time.monotonic() of the last answer; 0 = none yet
         self.last_lease_at = 0.0  # time.monotonic() when the last good keep-alive was sent; 0 = none yet
@@ -168,7 +167,8 @@ class Store:
         self._own_revision = 0  # mod_revision of our key
         self._look_at_own_key = asyncio.Event()
         self._content_error: str | None = None
-        self._call_error: str | None = None
+        self._unreachable: str | None = None
+        self._denied: dict[str, str] = {}  # "reads" and "writes": a full etcd refuses only these
 
     # ---- life
 
@@ -235,7 +235,7 @@ class Store:
             request = transaction(
                 [unchanged(keys.map, cached[0])], [config, nodes], [config, nodes, fleet_map]
             )
-        reply = await self._etcd.read(request)
+        reply = await self._note("reads", self._etcd.read(request))
         self._observe(reply.header, floor)
         ranges = [response.response_range.kvs for response in reply.responses]
         config_value = ranges[0][0] if ranges[0] else None
@@ -419,6 +419,7 @@ class Store:
         """Keep the lease, and put the key back whenever it is gone or not what it should be: only a swap of
         the map takes a node out of anything."""
         look = False
+        lease = 0
         while True:
             look = look or self._look_at_own_key.is_set()
             self._look_at_own_key.clear()
@@ -429,7 +430,8 @@ class Store:
                     await self._place()
                     look = False
                     sent_at = time.monotonic()
-                await self._etcd.keep_alive(self._lease)
+                lease = self._lease
+                await self._etcd.keep_alive(lease)
                 self._lease_holds(sent_at)
             except _Held as held:
                 self._lost(held.error)
@@ -439,7 +441,8 @@ class Store:
                 return
             except LeaseGone:
                 self._log.warning("etcd lease lost", reason="it has expired; the key is put back")
-                self._lease = 0
+                if self._lease == lease:  # update() may have got a new one meanwhile
+                    self._lease = 0
                 look = True
                 continue
             except StoreError as error:
@@ -486,15 +489,13 @@ class Store:
         granted_at = 0.0
         if not self._lease:
             granted_at = time.monotonic()
-            granted = await self._etcd.grant(self.options.lease_seconds)
+            granted = await self._note("writes", self._etcd.grant(self.options.lease_seconds))
             self._observe(granted.header, floor)
             self._lease = granted.ID
-        reply = await self._etcd.write(
-            transaction(
-                [unchanged(key, found.mod_revision if found is not None else 0)],
-                [put(key, value, self._lease)],
-            )
+        change = transaction(
+            [unchanged(key, found.mod_revision if found is not None else 0)], [put(key, value, self._lease)]
         )
+        reply = await self._note("writes", self._etcd.write(change))
         self._observe(reply.header, floor)
         if not reply.succeeded:
             raise _Changed
@@ -506,7 +507,7 @@ class Store:
     async def _get(self, key: bytes) -> Any:
         """One key, None when it is not there."""
         floor = self._revision
-        reply = await self._etcd.read(transaction([], [get(key)]))
+        reply = await self._note("reads", self._etcd.read(transaction([], [get(key)])))
         self._observe(reply.header, floor)
         return next(iter(reply.responses[0].response_range.kvs), None)
 
@@ -569,13 +570,15 @@ class Store:
     async def _write(self, compare: Sequence[Any], changes: Sequence[Any]) -> bool | None:
         try:
             floor = self._revision
-            reply = await self._etcd.write(transaction(compare, changes))
+            reply = await self._note("writes", self._etcd.write(transaction(compare, changes)))
             self._observe(reply.header, floor)
+        except Denied:
+            return False
         except Unreachable:
             return None
-        except (Denied, Regressed) as error:
+        except Regressed as error:
             self._set_content_error(str(error))
-            return False if isinstance(error, Denied) else None
+            return None
         return bool(reply.succeeded)
 
     async def start_directory(
@@ -607,13 +610,12 @@ class Store:
                     f"etcd does not know the last start of the data directory {identity}: it was wiped or "
                     "restored from a backup; stop all nodes and use `gearfleet fleet restore`"
                 )
+            change = transaction(
+                [unchanged(key, found.mod_revision if found is not None else 0)],
+                [put(key, nonces.new.encode())],
+            )
             with contextlib.suppress(Unreachable):  # the next look tells
-                await self._etcd.write(
-                    transaction(
-                        [unchanged(key, found.mod_revision if found is not None else 0)],
-                        [put(key, nonces.new.encode())],
-                    )
-                )
+                await self._note("writes", self._etcd.write(change))
         raise Unreachable(f"etcd at {self._etcd.endpoint} answers reads, and no writes")
 
     async def forget_directories(self, identities: Sequence[str] | None = None) -> bool:
@@ -627,34 +629,45 @@ class Store:
 
     # ---- how it stands
 
+    @property
+    def error(self) -> str | None:
+        """What is wrong with etcd or its content, for people."""
+        return self._unreachable or "; ".join(self._denied.values()) or self._content_error
+
+    async def _note(self, what: str, call: Awaitable[Any]) -> Any:
+        """Await a call, and remember whether etcd refuses such calls."""
+        try:
+            reply = await call
+        except Denied as error:
+            if self._denied.get(what) != str(error):
+                self._log.error("etcd refuses", reason=str(error))
+            self._denied[what] = str(error)
+            raise
+        self._denied.pop(what, None)
+        return reply
+
     def _answered(self) -> None:
         if not self.reachable and self.last_good_at:
             self._log.info("etcd reachable", endpoint=str(self._etcd.endpoint))
         self.reachable = True
         self.last_good_at = time.monotonic()
-        self._call_error = None
-        self.error = self._content_error
+        self._unreachable = None
 
     def _failed(self, error: StoreError) -> None:
-        if isinstance(error, LeaseGone):
-            self._answered()
-            return
         # After a failure nothing that was kept is believed: etcd may be another one when it is back.
-        self._last_map = None
         if isinstance(error, Unreachable):
-            if self.reachable:
+            self._last_map = None
+            if self.reachable or not self._unreachable:
                 self._log.warning("etcd unreachable", reason=str(error))
             self.reachable = False
-        elif str(error) != self._call_error:
-            self._log.error("etcd refuses", reason=str(error))
-        self._call_error = str(error)
-        self.error = self._call_error
+            self._unreachable = str(error)
+        else:  # it has answered, if only with a refusal
+            self._answered()
 
     def _set_content_error(self, text: str | None) -> None:
         if text is not None and text != self._content_error:
             self._log.error("etcd content", reason=text)
         self._content_error = text
-        self.error = self._call_error or text
 
 
 class _Held(Exception):

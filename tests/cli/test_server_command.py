@@ -18,7 +18,7 @@ def test_every_setting_has_an_option_a_default_and_an_environment_name(gearfleet
     words = " ".join(ended.out.decode().split())
     for name in fields():
         row = shown(name)
-        assert re.search(rf"{row['option']} ", words), name
+        assert re.search(rf"{row['option']}[ ,]", words), name
         assert re.search(rf"\[{row['environment']}; default: [^\]]+\]", words), name
 
 

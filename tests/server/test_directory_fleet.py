@@ -92,7 +92,9 @@ def test_a_release_without_fleets_refuses_it(open_directory: Open) -> None:
     assert json.loads(path.read_bytes())["format"] == 2
 
 
-@pytest.mark.parametrize("change", [{"nonces": None}, {"past": [1]}, {"slots": "x"}, {"fleet": None}])
+@pytest.mark.parametrize(
+    "change", [{"nonces": None}, {"past": [1]}, {"slots": "x"}, {"fleet": None}, {"incarnation": "1"}]
+)
 def test_an_identity_file_with_a_slip_is_refused(open_directory: Open, change: dict[str, object]) -> None:
     directory = open_directory()
     directory.close()
@@ -100,6 +102,19 @@ def test_an_identity_file_with_a_slip_is_refused(open_directory: Open, change: d
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
     with pytest.raises(DirectoryError, match="is no identity file"):
         open_directory()
+
+
+def test_each_start_has_a_larger_incarnation_whatever_the_clock_says(
+    open_directory: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = open_directory()
+    first = directory.next_incarnation()
+    directory.close()
+    monkeypatch.setattr("cluster.server.directory.time.time_ns", lambda: 0)
+    assert open_directory().next_incarnation() == first + 1
+    # Of a new directory it is not 1, or two starts of one name would be the same.
+    monkeypatch.undo()
+    assert open_directory("other").next_incarnation() > first
 
 
 # ---- is it a copy?
