@@ -39,13 +39,14 @@ _GET_MAP: Final = request(GET_MAP)
 class RosterPeer:
     """What is known of the server at the other end of one connection."""
 
-    __slots__ = ("granted", "in_fleet", "link", "node", "options")
+    __slots__ = ("alone", "granted", "in_fleet", "link", "node", "options")
 
     def __init__(self) -> None:
         self.link: Link | None = None
         self.options: deque[bytes] = deque()  # asked for, not answered; answers keep the order
         self.granted = False  # the option "gearfleet": the extension's packets may be used
         self.in_fleet = False  # it has sent a fleet's map
+        self.alone = False  # it has said that it is in none
         self.node: str | None = None  # its name in the map
 
 
@@ -172,7 +173,7 @@ class Roster:
             return
         others = any(other.in_fleet for other in self._peers() if other is not peer)
         if slot_map is None:  # it stands alone
-            peer.in_fleet, peer.node = False, None
+            peer.alone, peer.in_fleet, peer.node = True, False, None
             if self.map is not None and not others:
                 self.map = None
                 self._reconcile()
@@ -250,8 +251,9 @@ class Roster:
         if self._frozen:
             return
         slot_map = self.map
-        own = {} if slot_map is None else {node.server: node.name for node in slot_map.nodes}
-        names = set(own.values())
+        nodes = () if slot_map is None else slot_map.nodes
+        own = {node.server: node.name for node in nodes if node.server is not None}
+        names = {node.name for node in nodes}
         reached: dict[str, Link] = {}
         spare: list[tuple[Link, str]] = []
         for link in self.links.values():
@@ -281,7 +283,7 @@ class Roster:
                 link.untried for server, link in self.links.items() if server in self._configured
             )
             for node in slot_map.nodes:
-                if node.name in reached:
+                if node.name in reached or node.server is None:
                     continue
                 if node.server in self.links or (settled and node.state != "down"):
                     wanted.add(node.server)

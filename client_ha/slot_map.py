@@ -30,7 +30,7 @@ class MapNode(NamedTuple):
     """One node of the fleet."""
 
     name: str
-    server: Server
+    server: Server | None  # None: it is away, and nobody knows where it will be
     state: NodeState
     zone: str = ""
 
@@ -98,6 +98,8 @@ def parse_map(body: bytes) -> tuple[SlotMap | None, str | None]:
     read = tuple(_node(node) for node in nodes)
     if len({node.name for node in read}) != len(read):
         raise BadMap("two nodes have one name")
+    if primaries == []:
+        primaries = [-1] * slots  # a fleet that has no map yet
     if not isinstance(primaries, list) or len(primaries) != slots:
         raise BadMap(f"'primaries' must be a list of {slots}, one for each slot")
     if not all(type(index) is int and -1 <= index < len(read) for index in primaries):
@@ -110,8 +112,12 @@ def _node(value: Any) -> MapNode:
         raise BadMap("a node is no JSON object")
     name, host, port = value.get("name"), value.get("host"), value.get("port")
     state, zone = value.get("state"), value.get("zone", "")
-    if not (isinstance(name, str) and isinstance(host, str) and isinstance(zone, str) and name and host):
+    if not (isinstance(name, str) and isinstance(host, str) and isinstance(zone, str) and name):
         raise BadMap("a node needs a name and a host")
+    if not host and state == "down":
+        return MapNode(name, None, "down", zone)
+    if not host:
+        raise BadMap(f"node {name!r} has no host")
     if not _is_count(port) or not 0 < port < 65536:
         raise BadMap(f"node {name!r}: the port is {port!r}")
     # A state of a later release: not one to send work to first.

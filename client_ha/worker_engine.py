@@ -346,7 +346,9 @@ class WorkerEngine:
         run.packet = packet
         run.asked.clear()
         # A node that stands alone counts its own jobs; in a fleet a handle is one job's for ever.
-        run.late_key = (None if peer.in_fleet else connection.server, run.handle)
+        # It may be lost before it has sent its map.
+        in_fleet = peer.in_fleet or (self._roster.map is not None and not peer.alone)
+        run.late_key = (None if in_fleet else connection.server, run.handle)
         self._late[run.late_key] = run
         if len(self._late) > KEPT_RESULTS_MAX:
             oldest = next((other for other in self._late.values() if other.packet is not None), None)

@@ -8,6 +8,7 @@ import json
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
+from zlib import crc32
 
 from cluster.wire import EXTENSION_PACKETS, PACKETS, Decoder, response, split_arguments
 from cluster.wire.packets import (
@@ -173,3 +174,71 @@ class FakeServer:
         names = PACKETS | EXTENSION_PACKETS
         assert got == packet_type, f"expected {names[packet_type].name}, got {names[got].name}{arguments!r}"
         return connection, arguments
+
+
+class FakeFleet:
+    """Fake nodes with one map, which the test writes. The nodes are called a, b, c ..."""
+
+    def __init__(self, count: int, fleet: str = "fleet", slots: int = 4) -> None:
+        self.nodes = [FakeServer() for _ in range(count)]
+        self.states = ["up"] * count
+        self.names = [chr(ord("a") + number) for number in range(count)]
+        self.hosts = ["127.0.0.1"] * count
+        self.members = list(range(count))  # who is in the map
+        self.fleet = fleet
+        self.revision = 1
+        self.primaries = [number % count for number in range(slots)]
+        self.names_itself = True
+        for node in self.nodes:
+            node.knows_gearfleet = True
+
+    @property
+    def addresses(self) -> str:
+        return ",".join(node.address for node in self.nodes)
+
+    async def __aenter__(self) -> FakeFleet:
+        for node in self.nodes:
+            await node.start()
+        self._draw()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for node in self.nodes:
+            await node.stop()
+
+    def _draw(self) -> None:
+        nodes = [
+            {
+                "name": self.names[number],
+                "host": self.hosts[number],
+                "port": self.nodes[number].port,
+                "state": self.states[number],
+                "zone": "",
+            }
+            for number in self.members
+        ]
+        index = {number: place for place, number in enumerate(self.members)}
+        for number, node in enumerate(self.nodes):
+            node.map = {
+                "revision": self.revision,
+                "fleet": self.fleet,
+                "slots": len(self.primaries),
+                "nodes": nodes,
+                "primaries": [index.get(primary, -1) for primary in self.primaries],
+            }
+            if self.names_itself:
+                node.map["self"] = self.names[number]
+
+    def tell(self) -> None:
+        """Every node sends the next revision of the map as it is written now."""
+        self.revision += 1
+        self._draw()
+        for node in self.nodes:
+            for connection in node.connections:
+                connection.tell_map()
+
+    def key(self, slot: int, function: bytes = b"f") -> str:
+        """A unique key of this slot."""
+        mask = len(self.primaries) - 1
+        keys = (f"key-{number}" for number in range(10_000))
+        return next(key for key in keys if crc32(function + b"\0" + key.encode()) & mask == slot)

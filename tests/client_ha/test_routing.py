@@ -87,7 +87,9 @@ def test_nodes_that_drain_come_late_and_those_that_are_down_last_also_as_primari
 def test_without_a_primary_slots_spread_over_the_others_and_all_clients_agree() -> None:
     one, other = SlotRouter(SERVERS), SlotRouter(SERVERS[::-1])
     headless = slot_map(primaries=(0,) * 1024)
-    headless = SlotMap("fleet", 1, (headless.nodes[0]._replace(state="down"), *headless.nodes[1:]), (0,) * 1024)
+    headless = SlotMap(
+        "fleet", 1, (headless.nodes[0]._replace(state="down"), *headless.nodes[1:]), (0,) * 1024
+    )
     for router in (one, other):
         router.follow(tuple(router.servers), headless, REACHED)
     firsts = Counter(one.order(b"f", key)[0] for key in KEYS)

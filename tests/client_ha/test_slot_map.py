@@ -50,7 +50,7 @@ def test_a_map_is_read_and_what_a_later_release_adds_is_ignored() -> None:
 
 
 def test_a_node_that_stands_alone_has_no_map() -> None:
-    alone = {"revision": 0, "fleet": None, "nodes": [], "slots": 1024, "primaries": []}
+    alone: dict[str, Any] = {"revision": 0, "fleet": None, "nodes": [], "slots": 1024, "primaries": []}
     assert parse_map(json.dumps(alone).encode()) == (None, None)
 
 
@@ -59,6 +59,14 @@ def test_a_state_that_is_not_known_is_not_sent_to_first() -> None:
     slot_map, _ = parse_map(json.dumps(a_map(nodes=[node], primaries=[0, 0, 0, 0])).encode())
     assert slot_map is not None
     assert slot_map.nodes[0].state == "draining"
+
+
+def test_a_node_that_is_away_has_no_address_and_a_fleet_may_have_no_map_yet() -> None:
+    node = {"name": "a", "host": "", "port": 0, "state": "down", "zone": ""}
+    slot_map, _ = parse_map(json.dumps(a_map(nodes=[node], primaries=[])).encode())
+    assert slot_map is not None
+    assert slot_map.nodes == (MapNode("a", None, "down"),)
+    assert slot_map.primaries == (-1,) * 4
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,8 @@ def test_a_state_that_is_not_known_is_not_sent_to_first() -> None:
         ({"nodes": None}, "'nodes' must be a list of at most 4096"),
         ({"nodes": [{}] * 4097}, "at most 4096"),
         ({"nodes": [5, 5]}, "no JSON object"),
-        ({"nodes": [{"name": "a", "host": "", "port": 1}]}, "a name and a host"),
+        ({"nodes": [{"name": "", "host": "h", "port": 1}]}, "a name and a host"),
+        ({"nodes": [{"name": "a", "host": "", "port": 1}]}, "no host"),
         ({"nodes": [{"name": "a", "host": "h", "port": 65536}]}, "the port is 65536"),
         ({"nodes": [{"name": "a", "host": "h", "port": 1}] * 2}, "two nodes have one name"),
     ],
@@ -86,7 +95,10 @@ def test_what_is_no_map_is_refused_with_the_reason(changes: dict[str, Any], why:
         parse_map(json.dumps(a_map(**changes)).encode())
 
 
-@given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode))
+@given(
+    st.binary()
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)
+)
 def test_anything_else_is_a_bad_map_and_nothing_worse(body: bytes) -> None:
     with pytest.raises(BadMap):
         parse_map(body)
