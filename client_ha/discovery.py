@@ -160,7 +160,7 @@ class EtcdDiscovery:
         except ValueError:
             raise OSError(
                 "it does not answer as etcd's JSON gateway does; is this etcd 3.4 or later, and not started "
-                "with --enable-grpc-gateway=false?"
+                f"with --enable-grpc-gateway=false? It said {text[:200]!r}"
             ) from None
         if status != [b"200"] or not isinstance(parsed, dict):
             said = parsed.get("error", "") if isinstance(parsed, dict) else ""
