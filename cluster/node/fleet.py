@@ -59,6 +59,7 @@ JOBS_PER_TURN: Final = 2000  # made of replicas in one turn, so that a takeover 
 JOBS_PER_CHECKPOINT_STEP: Final = 256
 LEASE_MARGIN_SECONDS: Final = 0.5
 TICK_SECONDS: Final = 0.1
+TELL_SILENT_SECONDS: Final = 0.5
 _CREATED: Final = b"\0RES" + wire.JOB_CREATED.to_bytes(4, "big")
 _SUBMITS: Final = (wire.SUBMIT_JOB_HIGH_BG, wire.SUBMIT_JOB_BG, wire.SUBMIT_JOB_LOW_BG)
 
@@ -118,7 +119,7 @@ class Fleet:
         self._look_at = 0.0
         self._moved: set[int] = set()  # slots whose primary has changed since the last turn
         self._decoders: dict[str, Decoder] = {}
-        self.wanted_frames: set[str] = set()  # peers for whom there is something to send
+        self._told_silent: dict[str, float] = {}
         self._own_slots_stale = True
         self.check_at = 0.0  # when `tick` is due (monotonic)
         self.to_write: deque[int] = deque()  # slots that a checkpoint has yet to write
@@ -126,9 +127,15 @@ class Fleet:
         node.context.own_slots = []
         node.context.dispatching = False
         node.log.replicated = True
-        node.log.incarnation = me.incarnation
-        for slot in node.log.slots:
-            slot.name_foreground(me.incarnation, node.context.settings.handle_prefix)
+
+    def begin(self, me: Member) -> None:
+        """The journal is restored: take part, as this member."""
+        self.me = me
+        log = self._context.log
+        log.incarnation = me.incarnation
+        for slot in log.slots:
+            slot.name_foreground(me.incarnation, self._context.settings.handle_prefix)
+        log.append_node(entries.START, me.incarnation, me.version.encode())
 
     # ---- what etcd says
 
@@ -655,8 +662,10 @@ class Fleet:
             for member, since in self._missed.items()
             if now - since >= self.settings.missed_seconds and member != self.me.name
         )
-        self.wanted_frames.discard(name)
-        return frame if frame else None
+        if frame.silent and not frame and now - self._told_silent.get(name, 0.0) < TELL_SILENT_SECONDS:
+            return None
+        self._told_silent[name] = now
+        return frame if frame or frame.silent else None
 
     def frames_waiting(self) -> list[str]:
         """Peers for whom there is something to send."""
@@ -742,9 +751,10 @@ class Fleet:
 
     def lease(self, sent_at: float) -> None:
         """The last good keep-alive was sent then (monotonic)."""
-        self._lease_until = max(
-            self._lease_until, sent_at + self.settings.lease_seconds - LEASE_MARGIN_SECONDS
-        )
+        until = sent_at + self.settings.lease_seconds - LEASE_MARGIN_SECONDS
+        self._lease_until = max(self._lease_until, until)
+        if self.fenced:
+            self.check_at = 0.0
 
     def look_again(self, at: float) -> None:
         """Ask parked requests again then."""

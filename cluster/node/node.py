@@ -105,10 +105,8 @@ class Node:
             self.log.append_node(entries.START, incarnation, version.encode())
 
     def join(self, me: Member, settings: FleetSettings) -> Fleet:
-        """Be a node of a fleet: nothing is led until the map says so."""
+        """Be a node of a fleet: nothing is led until the map says so. Restore the journal, then `begin`."""
         self.fleet = Fleet(self, me, settings)
-        if self.context.durable:
-            self.log.append_node(entries.START, me.incarnation, me.version.encode())
         return self.fleet
 
     # ---- a turn

@@ -49,6 +49,7 @@ FRAME_BYTES_MAX: Final = 1 << 30
 _SUFFIX: Final = ".segment"
 
 Durability = Literal["fsync", "os"]
+Decode = Callable[[bytes, int], tuple[entries.Entry, int]]
 
 
 @dataclass(slots=True)
@@ -116,11 +117,16 @@ class _Reader:
 
 
 def read_journal(
-    directory: Path, identity: UUID, replay: Replay, *, salvage: bool = False
+    directory: Path,
+    identity: UUID,
+    replay: Replay,
+    *,
+    salvage: bool = False,
+    decode: Decode = entries.decode,
 ) -> Iterator[entries.Entry]:
     """All entries in order. Cuts a torn tail from the files; raises JournalDamaged, DirectoryError.
 
-    With `salvage` damaged frames are passed over and counted instead.
+    With `salvage` damaged frames are passed over and counted instead. `decode` may be entries.decode_raw.
     """
     found = _segments(directory)
     for position, (number, path) in enumerate(found):
@@ -144,7 +150,7 @@ def read_journal(
                 raise _damaged(path, 0, "its header cannot be read")
             replay.skipped_bytes += len(reader.data)
             continue
-        yield from _read_segment(reader, last, replay, salvage)
+        yield from _read_segment(reader, last, replay, salvage, decode)
 
 
 def _damaged(path: Path, offset: int, what: str) -> JournalDamaged:
@@ -155,10 +161,11 @@ def _damaged(path: Path, offset: int, what: str) -> JournalDamaged:
     )
 
 
-def _read_segment(reader: _Reader, last: bool, replay: Replay, salvage: bool) -> Iterator[entries.Entry]:
+def _read_segment(
+    reader: _Reader, last: bool, replay: Replay, salvage: bool, decode: Decode
+) -> Iterator[entries.Entry]:
     offset = _SEGMENT.size
     end = len(reader.data)
-    decode = entries.decode
     while offset < end:
         fault = ""
         batch: list[entries.Entry] = []

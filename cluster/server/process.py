@@ -204,4 +204,4 @@ async def _serve(
             sock.close()
             raise
         await server.stopped.wait()
-    return EXIT_OK
+    return EXIT_FAILED if server.failed else EXIT_OK

@@ -9,6 +9,7 @@ import gc
 import os
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,10 +21,12 @@ from cluster import __version__
 from cluster.jobs import PRIORITIES, SCHEDULED
 from cluster.node import Connection, Node, NodeSettings, Output
 from cluster.node.context import Stop
-from cluster.replication import entries
+from cluster.replication import SLOT_COUNT, entries
+from cluster.replication.restore import ReplicaRestorer
 from cluster.server.directory import DataDirectory
 from cluster.server.errors import JournalDamaged, StartError
-from cluster.server.journal import Journal, Replay, read_journal
+from cluster.server.fleet import FleetLife
+from cluster.server.journal import Decode, Journal, Replay, read_journal
 from cluster.server.plain import PlainPort
 from cluster.server.settings import Settings
 from cluster.server.status import FleetStatus, FunctionStatus, Latency, NodeStatus, Phase
@@ -65,22 +68,10 @@ class Server:
         self.settings = settings
         self._selector = selector
         self.log = structlog.get_logger("gearfleet")
-        self.node = Node(
-            NodeSettings(
-                handle_prefix=settings.handle_prefix.encode(),
-                durable=settings.durability != "memory",
-                job_retries=settings.job_retries,
-                worker_wakeup=settings.worker_wakeup,
-                exceptions=settings.exceptions,
-                reclaim_seconds=settings.reclaim_seconds,
-                shutdown_from=settings.shutdown_from,
-                version=__version__,
-                process_id=os.getpid(),
-                log_level=settings.log_level,
-            )
-        )
+        self.node = self._new_node()
         self.slow: dict[Connection, None] = {}  # peers with much unread output
         self.stopped = asyncio.Event()
+        self.failed = False  # it stops because it must
         self.deserted = asyncio.Event()  # stopping, and the last connection is gone
         self._loop = asyncio.get_running_loop()
         self._in_turn = False
@@ -96,13 +87,15 @@ class Server:
         self._draining = False
         self._stopping = False
         self._writing = False  # a group is on its way to the disk
-        self._group_cut_at = 0.0  # when the group that is on its way was cut (monotonic)
+        self._cut_at: deque[tuple[int, float]] = deque()  # groups not committed, and when each was cut
         self._groups_committed = 0
         self._commit_latency = Latency()
         self._housekept_at = 0.0  # monotonic; 0 = not serving yet
+        self._life = FleetLife(self) if settings.etcd else None
         # Set by whoever makes this node one of a fleet.
         self.fleet_status: Callable[[], FleetStatus] | None = None
         self._group_timer: asyncio.TimerHandle | None = None
+        self._fleet_timer: asyncio.TimerHandle | None = None
         self._waited = False
         self._last_count = 0  # entries in the last group
         self._failure: str | None = None
@@ -121,6 +114,25 @@ class Server:
         self._jobs_most = 0  # since memory was last given back
         self._resident_bytes = _resident_bytes()  # when it was
 
+    def _new_node(self) -> Node:
+        settings = self.settings
+        return Node(
+            NodeSettings(
+                handle_prefix=settings.handle_prefix.encode(),
+                durable=settings.durability != "memory",
+                job_retries=settings.job_retries,
+                worker_wakeup=settings.worker_wakeup,
+                exceptions=settings.exceptions,
+                reclaim_seconds=settings.reclaim_seconds,
+                shutdown_from=settings.shutdown_from,
+                version=__version__,
+                process_id=os.getpid(),
+                log_level=settings.log_level,
+                remember_seconds=settings.remember_seconds,
+                remember_jobs_max=settings.remember_jobs_max,
+            )
+        )
+
     # ---- starting
 
     async def start(self, sock: Any) -> None:
@@ -128,14 +140,17 @@ class Server:
         settings = self.settings
         now = time.time()
         self.node.begin_turn(now, time.monotonic())
-        if settings.durability != "memory":
+        if self._life is not None:
+            await self._join(self._life, sock, int(now))
+        elif settings.durability != "memory":
             # Later than any start in the journal, and than those of a directory that was lost.
             incarnation = self._open_journal(int(now))
         else:
             # Nothing remembers the last start; no two are in one millisecond.
             incarnation = int(now * 1000)
             self.log.warning("jobs are kept in memory only; a restart forgets them", durability="memory")
-        self.node.lead_all(incarnation, __version__)
+        if self._life is None:
+            self.node.lead_all(incarnation, __version__)
         self._connections_max = settings.max_connections or self._descriptors_allow()
         tls = tls_context(settings)
         if tls is None:
@@ -161,19 +176,71 @@ class Server:
             version=__version__,
         )
 
+    async def _join(self, life: FleetLife, sock: Any, incarnation: int) -> None:
+        """The same in a fleet: etcd first, then the journal, then the other nodes. Waits for etcd."""
+        self._directory = directory = DataDirectory(self.settings.data_dir, self.settings.fleet)
+        if directory.fleet is None:
+            self._leave_solitude(directory)
+        await life.look(directory)
+        fleet = life.pure(directory.identity.hex)
+        restorer = ReplicaRestorer(fleet.replicator)
+        try:
+            self._replay(directory, restorer.apply, entries.decode_raw)
+        except JournalDamaged as error:
+            # Rule 10: it comes back as a learner with nothing; the others have the jobs.
+            self.log.error("the journal is damaged; this node begins with nothing", reason=str(error))
+            directory.renew_identity("damaged")
+            self.node = self._new_node()
+            await life.look(directory)
+            fleet = life.pure(directory.identity.hex)
+            restorer = ReplicaRestorer(fleet.replicator)
+        if directory.fleet is None:
+            jobs = sum(
+                len(replica.base) + len(replica.tail) for replica in fleet.replicator.replicas if replica
+            )
+            directory.bind(self.settings.fleet, SLOT_COUNT, jobs=jobs)
+        self._begin_journal(directory)
+        incarnation = max(incarnation, self.node.log.incarnation + 1)
+        await life.listen(incarnation, sock.getsockname()[1], empty=restorer.empty)
+
+    def _leave_solitude(self, directory: DataDirectory) -> None:
+        """A directory that is of no fleet yet: new, or of a node that stood alone. Raises DirectoryError."""
+        restorer = self.node.restorer()
+        self._replay(directory, restorer.apply, entries.decode)
+        directory.bind(self.settings.fleet, SLOT_COUNT, jobs=len(restorer.finish()))
+        if any(directory.journal_path.iterdir()):
+            directory.renew_identity("standalone")
+            self.node = self._new_node()
+
     def _open_journal(self, incarnation: int) -> int:
+        self._directory = directory = DataDirectory(self.settings.data_dir)
+        restorer = self.node.restorer()
+        self._replay(directory, restorer.apply, entries.decode)
+        jobs = restorer.finish()
+        self._begin_journal(directory)
+        # What a checkpoint would be now: a restart must not take history for the normal size.
+        self._checkpoint_bytes = sum(len(job.payload) + len(job.key) + JOB_RECORD_BYTES for job in jobs)
+        self._checkpoint_count = len(jobs)
+        return max(incarnation, self.node.log.incarnation + 1)
+
+    def _replay(
+        self, directory: DataDirectory, apply: Callable[[entries.Entry], None], decode: Decode
+    ) -> None:
+        """Read the journal. Raises JournalDamaged."""
         settings = self.settings
-        self._directory = directory = DataDirectory(settings.data_dir)
         began = time.monotonic()
         replay = Replay()
-        restorer = self.node.restorer()
         gc.disable()
         try:
             for entry in read_journal(
-                directory.journal_path, directory.identity, replay, salvage=settings.salvage
+                directory.journal_path,
+                directory.identity,
+                replay,
+                salvage=settings.salvage,
+                decode=decode,
             ):
                 try:
-                    restorer.apply(entry)
+                    apply(entry)
                 except entries.DamagedEntry as error:
                     if not settings.salvage:
                         raise JournalDamaged(
@@ -181,7 +248,6 @@ class Server:
                             "release? Use that one, or start once with --salvage, which passes over it"
                         ) from None
                     self.log.error("an entry was passed over", reason=str(error))
-            jobs = restorer.finish()
         finally:
             gc.enable()
         if replay.torn_bytes:
@@ -192,6 +258,16 @@ class Server:
             )
         if replay.skipped_bytes:
             self.log.error("passed over damage: jobs that were in it are lost", bytes=replay.skipped_bytes)
+        self.log.info(
+            "journal restored",
+            entries=replay.entries_read,
+            bytes=replay.bytes_read,
+            seconds=round(time.monotonic() - began, 3),
+            directory=str(directory.path),
+        )
+
+    def _begin_journal(self, directory: DataDirectory) -> None:
+        settings = self.settings
         try:
             self._journal = Journal(
                 directory.journal_path,
@@ -208,18 +284,6 @@ class Server:
                 f"no journal can be begun in {directory.journal_path} ({error.strerror}): "
                 "make room on the disk"
             ) from None
-        # What a checkpoint would be now: a restart must not take history for the normal size.
-        self._checkpoint_bytes = sum(len(job.payload) + len(job.key) + JOB_RECORD_BYTES for job in jobs)
-        self._checkpoint_count = len(jobs)
-        self.log.info(
-            "journal restored",
-            jobs=len(jobs),
-            entries=replay.entries_read,
-            bytes=replay.bytes_read,
-            seconds=round(time.monotonic() - began, 3),
-            directory=str(directory.path),
-        )
-        return max(incarnation, self.node.log.incarnation + 1)
 
     def _descriptors_allow(self) -> int:
         """Raise the limit on open files to what is permitted; return what is left for connections."""
@@ -280,16 +344,32 @@ class Server:
                 self.turn()
             else:
                 self._writing = True
-                self._group_cut_at = time.monotonic()
-                self._journal.append(group.number, group.records)
+                self._cut_at.append((group.number, time.monotonic()))
+                self._journal.append(group.number, group.for_disk())
         self._deliver(output)
         due = node.next_due()
         if due != self._timer_due:
             self._arm(due)
         if self._checkpoint is not None and not self._writing:
             self.turn()
+        if self._life is not None:
+            self._after_turn(self._life)
         if self._draining and not self._stopping and not self._busy():
             self.stop()
+
+    def _after_turn(self, life: FleetLife) -> None:
+        fleet = life.fleet
+        self._count_commits()
+        if fleet.busy or fleet.catching_up:
+            self.turn()
+        life.after_turn()
+        if self._fleet_timer is None:
+            delay = max(0.001, fleet.check_at - time.monotonic())
+            self._fleet_timer = self._loop.call_later(delay, self._fleet_tick)
+
+    def _fleet_tick(self) -> None:
+        self._fleet_timer = None
+        self.turn()
 
     def _wants_cut(self) -> bool:
         """Whether the open group is worth a write now.
@@ -298,10 +378,10 @@ class Server:
         last one, or PACE_SECONDS; one that nobody waits for (a job was given out, or is done) longer.
         """
         group = self.node.log.group
-        count = len(group.records)
-        if not count and not group.waiting:
+        count = len(group.records) + len(group.local)
+        if not count and not group.waiting and not group.needed:
             return False
-        if group.waiting:
+        if group.waiting or group.local or group.needed:
             enough = self._last_count if self._last_count >= PACED_RECORDS_MIN else 0
             delay = PACE_SECONDS
         else:
@@ -382,14 +462,33 @@ class Server:
         if self._failure is not None:
             self._recovered()
         if group_number:
-            self._groups_committed += 1
-            self._commit_latency.observe(time.monotonic() - self._group_cut_at)
-            self.node.committed(group_number)
+            if self._life is not None:
+                self._life.fleet.on_disk(group_number)
+            else:
+                self.node.committed(group_number)
+            self._count_commits()
         if self._checkpoint_group and group_number >= self._checkpoint_group:
             self._checkpoint_done()
 
+    def _count_commits(self) -> None:
+        """A group counts when it is committed: in a fleet that is when every in-sync member has it."""
+        committed = self.node.log.committed
+        now = time.monotonic()
+        while self._cut_at and self._cut_at[0][0] <= committed:
+            self._groups_committed += 1
+            self._commit_latency.observe(now - self._cut_at.popleft()[1])
+
     def _on_failed(self, group_number: int, reason: str, may_recover: bool) -> None:
         self.turn()
+        if self._life is not None:
+            # Others have the jobs: who cannot write is no use as a primary or a copy (rule 10).
+            self.log.error(
+                "this node stops: its journal cannot be written",
+                reason=reason,
+                remedy="make room on the disk, or mend it; then start the node again",
+            )
+            self.fail()
+            return
         if group_number:
             self._writing = False  # else it was no group's write, and one may be on its way
         if self._failure is None:
@@ -408,6 +507,7 @@ class Server:
         self._may_recover = may_recover
         self.node.refuse_background(self._failure)
         if group_number:
+            self._cut_at.clear()
             self._owed += self.node.group_failed(group_number, self._failure)
         self._checkpoint = None
         self._checkpoint_group = 0
@@ -590,6 +690,11 @@ class Server:
         self._close_port()
         self.turn()
 
+    def fail(self) -> None:
+        """Stop because the node must not go on; the process's exit code tells."""
+        self.failed = True
+        self.stop()
+
     def stop(self) -> None:
         """SIGTERM: finish what is being written, answer, stop."""
         if not self._stopping:
@@ -615,6 +720,8 @@ class Server:
             self.stopped.set()
 
     async def _wind_up(self) -> None:
+        if self._life is not None and not self.failed:
+            await self._life.stop()
         self._close_port()
         # What has arrived is still answered; what arrives from now on is not read any more.
         connections = list(self.node.context.connections)
@@ -630,6 +737,10 @@ class Server:
             await written.wait()
         self.begin()
         self.end()
+        if self._life is not None:
+            await self._life.close()
+        if self._fleet_timer is not None:
+            self._fleet_timer.cancel()
         for connection in connections:
             if connection.transport is not None:
                 connection.transport.close()

@@ -64,7 +64,9 @@ class Client:
 
     def send(self, packet_type: int, *arguments: bytes) -> None:
         decoder = Decoder()
-        self.host.turn(lambda: self.host.node.receive(self.connection, decoder.feed(request(packet_type, *arguments))))
+        self.host.turn(
+            lambda: self.host.node.receive(self.connection, decoder.feed(request(packet_type, *arguments)))
+        )
 
     def take(self) -> list[tuple[int, bytes]]:
         found, self.inbox = self.inbox, []
@@ -102,7 +104,8 @@ class Host:
             empty=True,
         )
         self.part = self.node.join(
-            self.member, FleetSettings(**{"bootstrap_nodes": self.fleet.size, **self.settings})  # type: ignore[arg-type]
+            self.member,
+            FleetSettings(**{"bootstrap_nodes": self.fleet.size, **self.settings}),  # type: ignore[arg-type]
         )
         restorer = ReplicaRestorer(self.part.replicator)
         data = b"".join(self.disk)
@@ -111,7 +114,7 @@ class Host:
             entry, offset = entries.decode_raw(data, offset)
             restorer.apply(entry)
         self.member = replace(self.member, empty=restorer.empty)
-        self.part.me = self.member
+        self.part.begin(self.member)
         if self.fleet.etcd.up:
             self.fleet.etcd.put(self.member)
         self.turn(lambda: None)
@@ -306,9 +309,7 @@ class FleetInOneThread:
     # ---- looking
 
     def leads(self) -> dict[str, int]:
-        return {
-            host.name: sum(slot.serving for slot in host.node.log.slots) for host in self.living()
-        }
+        return {host.name: sum(slot.serving for slot in host.node.log.slots) for host in self.living()}
 
     def host_of(self, function: bytes, unique: bytes) -> Host:
         """The primary of a key."""

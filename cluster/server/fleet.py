@@ -1,0 +1,682 @@
+"""FleetLife: a node's life in its fleet, between etcd, the other nodes and the pure Fleet.
+
+    join()    what has to be true before the node serves anyone; waits for etcd, and says that it does
+    _drive()  whenever something may have changed: read etcd, tell the Fleet, make the swap that it proposes
+    drain()   give everything away, then let the server stop
+
+All decisions are the Fleet's and the placement's. Here is only who is asked, in what order, and what people
+are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from cluster import __version__
+from cluster.node.fleet import Fleet, FleetSettings
+from cluster.placement import (
+    Forget,
+    Member,
+    NotEmpty,
+    Promote,
+    View,
+    apply_changes,
+    decode_map,
+    encode_map,
+    holders,
+)
+from cluster.placement.errors import BadValue, IllegalChange
+from cluster.placement.view import PROTOCOL_VERSION
+from cluster.replication import SLOT_COUNT
+from cluster.replication.frames import Frame, Hello
+from cluster.replication.replicator import ProtocolBroken
+from cluster.server import control
+from cluster.server.control import ControlClient, ControlRefused, ControlService, DrainStep
+from cluster.server.directory import DataDirectory
+from cluster.server.errors import Regressed, StartError, StoreError, Unreachable
+from cluster.server.peers import PeerAddress, PeerPort, load_peer_tls
+from cluster.server.status import FleetStatus
+from cluster.server.store import Store, store_options
+
+if TYPE_CHECKING:
+    from cluster.server.server import Server
+
+RETRY_SECONDS: Final = 0.5
+IDLE_SECONDS: Final = 2.0  # how often what only time changes is looked at
+BUSY_SECONDS: Final = 0.1  # the same while learners catch up or slots are being handed over
+STOP_SECONDS: Final = 8.0  # how long a stopping node tries to hand its slots over
+SWAPS_IN_A_ROW_MAX: Final = 16
+PROMOTE_SLOTS_MAX: Final = SLOT_COUNT
+
+
+class FleetLife:
+    """See the module's docstring."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._settings = settings = server.settings
+        self._log = structlog.get_logger("gearfleet")
+        self._loop = asyncio.get_running_loop()
+        self._wanted = asyncio.Event()
+        self._stale = True  # etcd is to be read
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._map_to_save: tuple[bytes, int] | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._saved_revision = 0
+        self._awake: set[str] = set()
+        self._leaving = False
+        self._closed = False
+        self.waits_for = "etcd"
+        self.stop_reason: str | None = None
+        options = store_options(settings)
+        self.store = Store(
+            options, on_hint=self._hint, on_lease=self._lease, on_failure=self._failed_for_good
+        )
+        self.port: PeerPort
+        self.fleet: Fleet
+        self.directory: DataDirectory
+        self.member: Member
+
+    def pure(self, identity: str) -> Fleet:
+        """The Fleet, for the journal to be restored into."""
+        settings = self._settings
+        me = Member(settings.name, identity, 0, settings.advertise, 0, 0)
+        self.fleet = self._server.node.join(
+            me,
+            FleetSettings(
+                fleet=settings.fleet,
+                replicas=settings.replicas,
+                min_in_sync=settings.min_in_sync,
+                bootstrap_nodes=settings.bootstrap_nodes,
+                lease_seconds=settings.lease_seconds,
+                stall_seconds=settings.lease_seconds + 3.0,
+                park_seconds=settings.lease_seconds + 5.0,
+                replace_after_seconds=settings.replace_after_seconds,
+            ),
+        )
+        return self.fleet
+
+    # ---- joining
+
+    async def look(self, directory: DataDirectory) -> View:
+        """The first look at etcd: is it the one that this directory knows, is the directory the original?
+
+        Waits for etcd. Raises StartError.
+        """
+        self.directory = directory
+        told = ""
+        while True:
+            try:
+                view = await self.store.read()
+                self._check_descent(view)
+                if view.config is not None:
+                    directory.bind(self._settings.fleet, view.config.slots)
+                    if view.config.slots != SLOT_COUNT:
+                        raise StartError(
+                            f"the fleet {self._settings.fleet} has {view.config.slots} slots, this release "
+                            f"has {SLOT_COUNT}: use the release that made it"
+                        )
+                nonces = directory.next_nonces()
+                if (
+                    await self.store.start_directory(
+                        directory.identity.hex, nonces, missing_ok=self._restored(view)
+                    )
+                    == "copied"
+                ):
+                    self._log.error(
+                        "this data directory is a copy of one that was started since; it begins with nothing",
+                        directory=str(directory.path),
+                    )
+                    directory.renew_identity("copied")
+                    continue
+                directory.keep_nonce(nonces.new)
+                return view
+            except Unreachable as error:
+                if str(error) != told:
+                    told = str(error)
+                    self._log.warning("waiting for etcd", reason=told)
+                self.waits_for = f"etcd: {error}"
+                await asyncio.sleep(RETRY_SECONDS)
+            except StoreError as error:
+                raise StartError(str(error)) from None
+
+    def _restored(self, view: View) -> bool:
+        saved = self.directory.load_map()
+        if saved is None or view.map is None:
+            return False
+        with contextlib.suppress(BadValue):
+            return view.map.generation > decode_map(saved.data, saved.revision).generation
+        return False
+
+    def _check_descent(self, view: View) -> None:
+        """Rule 15: a map that does not descend from the one that was acted on stops the node."""
+        saved = self.directory.load_map()
+        if saved is None:
+            return
+        mend = (
+            "it was wiped, or restored from a backup. Stop all nodes of the fleet and use "
+            "`gearfleet fleet restore`"
+        )
+        if view.map is None:
+            raise StartError(
+                f"etcd has no map of the fleet {self._settings.fleet}, this node has acted on one: {mend}"
+            )
+        try:
+            known = decode_map(saved.data, saved.revision)
+        except BadValue as error:
+            raise StartError(f"the saved map in {self.directory.path} cannot be read: {error}") from None
+        if view.map.generation < known.generation or (
+            view.map.generation == known.generation
+            and (
+                view.map.revision < saved.revision
+                or any(new.epoch < old.epoch for new, old in zip(view.map.slots, known.slots, strict=False))
+            )
+        ):
+            raise StartError(
+                f"the map in etcd (revision {view.map.revision}) is older than the one that this node acted "
+                f"on (revision {saved.revision}): {mend}"
+            )
+
+    async def listen(self, incarnation: int, gearman_port: int, *, empty: bool) -> None:
+        """Open the port for other nodes, put this node's key into etcd, begin. Raises StartError."""
+        settings = self._settings
+        name, identity = settings.name, self.directory.identity.hex
+        hello = Hello(settings.fleet, name, identity, incarnation, PROTOCOL_VERSION, SLOT_COUNT, __version__)
+        tls = load_peer_tls(settings.peer_certificate, settings.peer_key, settings.peer_ca)
+        self._tls = tls
+        self.port = PeerPort(
+            hello,
+            settings.peer_host,
+            settings.peer_port,
+            self,
+            tls=tls,
+            handlers=(ControlService(self).handler,),
+        )
+        await self.port.start()
+        self.member = Member(
+            name=name,
+            identity=identity,
+            incarnation=incarnation,
+            host=settings.advertise,
+            port=gearman_port,
+            peer_port=self.port.port,
+            http_port=settings.http_port,
+            zone=settings.zone,
+            version=__version__,
+            empty=empty,
+        )
+        self.fleet.begin(self.member)
+        self._server.fleet_status = self.status
+        told = ""
+        while True:
+            try:
+                await self.store.register(self.member)
+                break
+            except Unreachable as error:
+                if str(error) != told:
+                    told = str(error)
+                    self._log.warning("waiting for etcd", reason=told)
+                await asyncio.sleep(RETRY_SECONDS)
+            except StoreError as error:
+                raise StartError(str(error)) from None
+        self.store.start()
+        self.waits_for = "the fleet to be made" if self.fleet.view.map is None else ""
+        self._spawn(self._drive())
+        self._log.info(
+            "joined",
+            fleet=settings.fleet,
+            identity=identity,
+            incarnation=incarnation,
+            advertise=settings.advertise,
+            peer_port=self.port.port,
+        )
+
+    # ---- etcd
+
+    def _hint(self) -> None:
+        self._stale = True
+        self._wanted.set()
+
+    def poke(self) -> None:
+        """Something may be proposed now."""
+        self._wanted.set()
+
+    def _lease(self, sent_at: float) -> None:
+        self.fleet.lease(sent_at)
+        if self.fleet.check_at == 0.0:
+            self._server.turn()
+
+    def _failed_for_good(self, error: StoreError) -> None:
+        self.stop_reason = str(error)
+        self._log.error("this node has lost its name", reason=str(error))
+        self._server.fail()
+
+    async def _drive(self) -> None:
+        """For ever: what etcd says to the Fleet, what the Fleet proposes to etcd."""
+        while True:
+            timeout = BUSY_SECONDS if self._busy() else IDLE_SECONDS
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                await self._look_and_propose()
+            except StoreError as error:
+                if isinstance(error, Regressed):
+                    self._stop_for(str(error))
+                await asyncio.sleep(RETRY_SECONDS / 2)
+            except (StartError, NotEmpty) as error:
+                self._stop_for(str(error))
+                return
+            except BadValue as error:
+                self._log.error("etcd holds what no node writes", reason=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:
+                self._log.exception("failed on the fleet's state; looking again")
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _busy(self) -> bool:
+        fleet = self.fleet
+        return (
+            self._leaving
+            or fleet.hand_over_waits
+            or any(lead.learners for lead in fleet.replicator.leads.values())
+        )
+
+    async def _look_and_propose(self) -> None:
+        for _ in range(SWAPS_IN_A_ROW_MAX):
+            if self._stale:
+                self._stale = False
+                try:
+                    self._see(await self.store.read())
+                except StoreError:
+                    self._stale = True
+                    raise
+            self._server.turn()
+            swap = self.fleet.propose()
+            if swap is None:
+                return
+            try:
+                await self.store.swap(swap)
+            finally:
+                self.fleet.swapped()
+                self._stale = True
+        self._wanted.set()
+
+    def _see(self, view: View) -> None:
+        self._check_generation(view)
+        self._server.turn()
+        old = self.fleet.view
+        if not self.fleet.see(view):
+            return
+        if view.map is not None:
+            if old.map is None:
+                self.waits_for = ""
+                if view.config is not None:
+                    self.directory.bind(self._settings.fleet, view.config.slots)
+            if old.map is None or old.map.revision != view.map.revision:
+                self._map_to_save = (encode_map(view.map), view.map.revision)
+                if self._saving is None:
+                    self._saving = self._spawn(self._save_map())
+        self.port.set_peers(
+            {
+                name: PeerAddress(member.host, member.peer_port, member.identity, member.incarnation)
+                for name, member in view.members.items()
+                if name != self._settings.name
+            }
+        )
+
+    def _check_generation(self, view: View) -> None:
+        known = self.fleet.view.map
+        if known is None:
+            return
+        if view.map is None or view.map.generation < known.generation:
+            raise StartError(
+                "etcd's map does not descend from the one that this node acts on: etcd was wiped, or "
+                "restored from a backup. Stop all nodes of the fleet and use `gearfleet fleet restore`"
+            )
+
+    async def _save_map(self) -> None:
+        """Rule 15: persist the map that is acted on; in a thread, one at a time, the newest only."""
+        while self._map_to_save is not None:
+            data, revision = self._map_to_save
+            self._map_to_save = None
+            try:
+                await asyncio.to_thread(self.directory.save_map, data, revision)
+                self._saved_revision = revision
+            except OSError as error:
+                self._log.error("the map cannot be saved", reason=error.strerror)
+                await asyncio.sleep(RETRY_SECONDS)
+        self._saving = None
+
+    def _stop_for(self, reason: str) -> None:
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self._log.error("this node stops", reason=reason)
+            self._server.fail()
+
+    # ---- peers (PeerOwner)
+
+    def peer_up(self, name: str, hello: Hello) -> None:
+        self._server.turn()
+        self.fleet.peer_up(hello, time.monotonic())
+        self._log.info("stream stands", node=name, version=hello.version)
+
+    def peer_down(self, name: str, reason: str) -> None:
+        self._server.turn()
+        self.fleet.peer_down(name)
+        if not self._closed:
+            self._log.warning("stream broke", node=name, reason=reason)
+        self._hint()
+
+    def peer_frame(self, name: str, frame: Frame) -> None:
+        self._server.turn()
+        try:
+            self.fleet.receive(name, frame, time.monotonic())
+        except ProtocolBroken as error:
+            self._log.error(
+                "a node said what cannot be; beginning anew with it", node=name, reason=str(error)
+            )
+            self.port.drop(name, str(error))
+
+    def peer_refused(self, name: str) -> None:
+        """Proof of death. Only a node that reaches another one may act on it."""
+        member = self.fleet.view.members.get(name)
+        others = [peer for peer in self.fleet.replicator.peers if peer != name]
+        if member is None or not others:
+            return
+        self._spawn(self._bury(name, member.incarnation, member.revision))
+
+    async def _bury(self, name: str, incarnation: int, revision: int) -> None:
+        with contextlib.suppress(StoreError):
+            await self.store.remove_member(name, incarnation, revision)
+        self._hint()
+
+    def peer_silent(self, name: str) -> None:
+        self._log.warning("silent", node=name)
+
+    def peer_heard(self, name: str) -> None:
+        self._log.info("heard again", node=name)
+
+    def take_frame(self, name: str) -> Frame | None:
+        frame = self.fleet.take_frame(name, time.monotonic())
+        if self._server.node.log.group.needed:
+            self._server.turn()
+        return frame
+
+    def after_turn(self) -> None:
+        """Frames for whom there is something to say."""
+        for name in self.fleet.frames_waiting():
+            self.port.wake(name)
+        if self.fleet.hand_over_waits or self.fleet.replicator.events:
+            self._wanted.set()
+
+    # ---- leaving
+
+    async def give_away(self, *, restart: bool) -> AsyncIterator[DrainStep]:
+        """Hand over every slot, then wait until no slot needs this node's copy."""
+        self._leaving = True
+        self.member = replace(self.member, draining=True)
+        with contextlib.suppress(StoreError):
+            await self.store.update(self.member)
+        self._hint()
+        while True:
+            leads, last_copy = self.remaining(restart=restart)
+            yield DrainStep(leads, last_copy, False, "")
+            if not leads and not last_copy:
+                return
+            await asyncio.sleep(0.1)
+
+    def remaining(self, *, restart: bool) -> tuple[int, int]:
+        """Slots led here, slots that need this copy."""
+        view = self.fleet.view
+        if view.map is None or view.config is None:
+            return 0, 0
+        identity = self.member.identity
+        leads = last = 0
+        present = holders(view.members)
+        others = [
+            name for name, member in view.members.items() if name != self.member.name and not member.draining
+        ]
+        wanted = min(view.config.replicas, max(len(others), view.config.min_in_sync))
+        if restart:
+            wanted = view.config.min_in_sync
+        for row in view.map.slots:
+            if row.primary == self.member.name and row.incarnation == self.member.incarnation:
+                leads += 1
+            elif identity in row.in_sync:
+                alive = sum(each in present for each in row.in_sync if each != identity)
+                last += alive < wanted
+        return leads, last
+
+    async def stop(self) -> None:
+        """Before the server stops: give the slots away if anybody is there to take them."""
+        if self._leaving or self.fleet.view.map is None:
+            return
+        others = [name for name in self.fleet.replicator.peers if name in self.fleet.view.members]
+        if not others or not self.fleet.replicator.leads:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                async for step in self.give_away(restart=True):
+                    if not step.leads:
+                        break
+
+    async def close(self) -> None:
+        """Leave the fleet: the key goes, streams end."""
+        self._closed = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.store.close(leave=True)
+        if hasattr(self, "port"):
+            await self.port.close()
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # ---- control (ControlOwner)
+
+    async def describe(self, *, slots: bool) -> control.FleetStatus:
+        view = self.fleet.view
+        fleet_map = view.map
+        config = view.config
+        present = holders(view.members)
+        names = fleet_map.names if fleet_map is not None else {}
+        leads: dict[str, int] = {}
+        in_sync: dict[str, int] = {}
+        learning: dict[str, int] = {}
+        under = unavailable = 0
+        rows = fleet_map.slots if fleet_map is not None else ()
+        for row in rows:
+            leads[row.primary] = leads.get(row.primary, 0) + 1
+            for identity in row.in_sync:
+                in_sync[identity] = in_sync.get(identity, 0) + 1
+            for identity in row.learners:
+                learning[identity] = learning.get(identity, 0) + 1
+            if config is not None:
+                alive = sum(identity in present for identity in row.in_sync)
+                under += alive < config.replicas
+                unavailable += alive < config.min_in_sync
+        nodes = []
+        known = {name: identity for identity, name in names.items()}
+        for name in sorted({*view.members, *known, *leads}):
+            member = view.members.get(name)
+            identity = member.identity if member is not None else known.get(name, "")
+            nodes.append(
+                control.NodeStatus(
+                    name=name,
+                    identity=identity,
+                    incarnation=member.incarnation if member else 0,
+                    host=member.host if member else "",
+                    port=member.port if member else 0,
+                    peer_port=member.peer_port if member else 0,
+                    http_port=member.http_port if member else 0,
+                    zone=member.zone if member else "",
+                    version=member.version if member else "",
+                    state="down" if member is None else "draining" if member.draining else "up",
+                    leads=leads.get(name, 0),
+                    in_sync=in_sync.get(identity, 0),
+                    learning=learning.get(identity, 0),
+                )
+            )
+        described: tuple[control.SlotStatus, ...] = ()
+        if slots:
+            log = self._server.node.log
+            described = tuple(
+                control.SlotStatus(
+                    slot=index,
+                    epoch=row.epoch,
+                    primary=row.primary,
+                    in_sync=tuple(sorted(names.get(identity, identity) for identity in row.in_sync)),
+                    learners=tuple(sorted(names.get(identity, identity) for identity in row.learners)),
+                    lossy=row.lossy,
+                    serving=log.slots[index].serving
+                    if row.primary == self.member.name
+                    else row.primary in view.members,
+                )
+                for index, row in enumerate(rows)
+            )
+        return control.FleetStatus(
+            fleet=self._settings.fleet,
+            answered_by=self.member.name,
+            revision=view.revision,
+            replicas=config.replicas if config else self._settings.replicas,
+            min_in_sync=config.min_in_sync if config else self._settings.min_in_sync,
+            nodes=tuple(nodes),
+            slots=described,
+            under_replicated=under,
+            unavailable=unavailable,
+            etcd_reachable=self.store.reachable,
+            etcd_error=self.store.error or "",
+        )
+
+    async def drain(self, node: str, *, restart: bool) -> AsyncIterator[DrainStep]:
+        if node != self.member.name:
+            async with self._client(node) as client:
+                async for step in client.drain(node, restart=restart):
+                    yield step
+            return
+        others = [
+            name for name, member in self.fleet.view.members.items() if name != node and not member.draining
+        ]
+        if not others:
+            raise ControlRefused(f"{node} is the only node that is up: start another one first")
+        self._log.info("draining", restart=restart)
+        async for step in self.give_away(restart=restart):
+            yield step
+        yield DrainStep(0, 0, True, f"{node} leads nothing, and no slot needs its copy: it stops")
+        self._loop.call_later(0.2, self._server.stop)
+
+    async def join(self, node: str) -> str:
+        if node != self.member.name:
+            async with self._client(node) as client:
+                return await client.join(node)
+        if not self.member.draining:
+            return f"{node} takes part already"
+        self._leaving = False
+        self.member = replace(self.member, draining=False)
+        try:
+            await self.store.update(self.member)
+        except StoreError as error:
+            raise ControlRefused(f"etcd does not take it now ({error}); it is done when it does") from None
+        self._hint()
+        return f"{node} takes part again"
+
+    async def forget(self, node: str) -> str:
+        view = self.fleet.view
+        if node in view.members:
+            raise ControlRefused(f"{node} is up: drain it, it leaves by itself")
+        identities = [
+            identity for identity, name in (view.map.names if view.map else {}).items() if name == node
+        ]
+        if not identities:
+            raise ControlRefused(f"no node called {node} has copies in this fleet: see `gearfleet nodes`")
+        await self._change([Forget(identity) for identity in identities])
+        return f"{node} is forgotten: its copies are made anew on other nodes"
+
+    async def promote(self, node: str, slots: Sequence[int], *, lossy: bool) -> str:
+        if not lossy:
+            raise ControlRefused("acknowledged jobs may be lost by this: say --lossy")
+        if node and node != self.member.name:
+            async with self._client(node) as client:
+                return await client.promote(node, slots, lossy=True)
+        view = self.fleet.view
+        if view.map is None or view.config is None:
+            raise ControlRefused("there is no fleet yet")
+        present = holders(view.members)
+        wanted = slots or [
+            index
+            for index, row in enumerate(view.map.slots)
+            if sum(identity in present for identity in row.in_sync) < view.config.min_in_sync
+        ]
+        if not wanted:
+            raise ControlRefused("no slot is unavailable")
+        await self._change([Promote(slot, view.map.slots[slot].epoch) for slot in wanted])
+        return f"{self.member.name} leads {len(wanted)} slots now, from what it has; they are marked lossy"
+
+    async def _change(self, changes: Sequence[Any]) -> None:
+        for _ in range(8):
+            self._hint()
+            try:
+                view = await self.store.read()
+                own = view.members.get(self.member.name)
+                if own is None:
+                    raise ControlRefused("this node's own key is gone from etcd; try again")
+                done = await self.store.swap(apply_changes(view, own, changes))
+            except IllegalChange as error:
+                raise ControlRefused(str(error)) from None
+            except StoreError as error:
+                raise ControlRefused(f"etcd does not answer: {error}") from None
+            self._hint()
+            if done:
+                return
+        raise ControlRefused("others change the map all the time; try again")
+
+    def _client(self, node: str) -> ControlClient:
+        member = self.fleet.view.members.get(node)
+        if member is None:
+            raise ControlRefused(f"{node} is not up: see `gearfleet nodes`")
+        return ControlClient(member.host, member.peer_port, tls=self._tls)
+
+    # ---- for probes and metrics
+
+    def status(self) -> FleetStatus:
+        fleet = self.fleet
+        view = fleet.view
+        in_sync = under = unavailable = 0
+        if view.map is not None and view.config is not None:
+            present = holders(view.members)
+            for index, row in enumerate(view.map.slots):
+                in_sync += self.member.identity in row.in_sync
+                if index in fleet.replicator.leads:
+                    alive = sum(identity in present for identity in row.in_sync)
+                    under += alive < view.config.replicas
+                    unavailable += alive < view.config.min_in_sync
+        last = self.store.last_lease_at
+        return FleetStatus(
+            fleet=self._settings.fleet,
+            joined=view.map is not None and not self.waits_for,
+            waits_for=self.waits_for,
+            draining=self.member.draining,
+            map_revision=view.map.revision if view.map else 0,
+            slots_led=len(fleet.replicator.leads),
+            slots_in_sync=in_sync,
+            slots_under_replicated=under,
+            slots_unavailable=unavailable,
+            takeovers=fleet.takeovers,
+            lease_age_seconds=time.monotonic() - last if last else None,
+            etcd_reachable=self.store.reachable,
+            peers=max(0, len(view.members) - 1),
+            peers_up=len(fleet.replicator.peers),
+        )
