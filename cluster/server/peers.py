@@ -71,6 +71,7 @@ REDIAL_SECONDS_MAX: Final = 1.0
 DIAL_SECONDS: Final = 5.0  # connect, TLS, Hellos
 INTRODUCE_SECONDS: Final = 2.0  # how long a node that etcd has not told us of yet is kept waiting
 NOTHING: Final = Frame()  # what a keep-alive says
+CLOSE_SECONDS: Final = 0.5
 CALLS_MAX: Final = 1024  # at once, on the port
 
 
@@ -239,7 +240,8 @@ class PeerPort:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._server is not None:
-            await self._server.stop(None)
+            # A frozen peer does not take the last words, and gRPC would wait for it.
+            await asyncio.wait({self._loop.create_task(self._server.stop(None))}, timeout=CLOSE_SECONDS)
         self._peers.clear()
 
     def set_peers(self, peers: Mapping[str, PeerAddress]) -> None:
