@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 JOBS_PER_TURN: Final = 2000  # made of replicas in one turn, so that a takeover does not stop the others
 JOBS_PER_CHECKPOINT_STEP: Final = 256
 LEASE_MARGIN_SECONDS: Final = 0.5
+FOREGROUND_MASK: Final = (1 << 40) - 1
 TICK_SECONDS: Final = 0.1
 TELL_SILENT_SECONDS: Final = 0.5
 _CREATED: Final = b"\0RES" + wire.JOB_CREATED.to_bytes(4, "big")
@@ -134,7 +135,8 @@ class Fleet:
         log = self._context.log
         log.incarnation = me.incarnation
         for slot in log.slots:
-            slot.name_foreground(me.incarnation, self._context.settings.handle_prefix)
+            # Handles have 63 bytes; what is left of the incarnation comes back after twelve days.
+            slot.name_foreground(me.incarnation & FOREGROUND_MASK, self._context.settings.handle_prefix)
         log.append_node(entries.START, me.incarnation, me.version.encode())
 
     # ---- what etcd says
@@ -195,7 +197,7 @@ class Fleet:
                 if row.epoch < slot.promised:
                     continue  # somebody is ahead of this view
                 self.replicator.lead(slot_index, row.epoch)
-                slot.lead(row.epoch, me.incarnation, self._context.settings.handle_prefix)
+                slot.lead(row.epoch, me.incarnation & FOREGROUND_MASK, self._context.settings.handle_prefix)
                 self.takeovers += before is not None
             self.replicator.set_members(
                 slot_index, row.in_sync, self._pending.get(slot_index, ()), row.learners

@@ -39,6 +39,7 @@ SPARE_DESCRIPTORS: Final = 64
 # How long a group waits for company: while someone waits for it and the last one was large, and while
 # nobody does. See Server._wants_cut.
 PACE_SECONDS: Final = 0.001
+FLEET_PACE_SECONDS: Final = 0.002  # a group costs more there: a message to each backup, and their fsyncs
 HINT_SECONDS: Final = 0.005
 PACED_RECORDS_MIN: Final = 16
 PACED_RECORDS_MAX: Final = 2048
@@ -141,7 +142,7 @@ class Server:
         now = time.time()
         self.node.begin_turn(now, time.monotonic())
         if self._life is not None:
-            await self._join(self._life, sock, int(now))
+            await self._join(self._life, sock)
         elif settings.durability != "memory":
             # Later than any start in the journal, and than those of a directory that was lost.
             incarnation = self._open_journal(int(now))
@@ -176,7 +177,7 @@ class Server:
             version=__version__,
         )
 
-    async def _join(self, life: FleetLife, sock: Any, incarnation: int) -> None:
+    async def _join(self, life: FleetLife, sock: Any) -> None:
         """The same in a fleet: etcd first, then the journal, then the other nodes. Waits for etcd."""
         self._directory = directory = DataDirectory(self.settings.data_dir, self.settings.fleet)
         if directory.fleet is None:
@@ -200,7 +201,7 @@ class Server:
             )
             directory.bind(self.settings.fleet, SLOT_COUNT, jobs=jobs)
         self._begin_journal(directory)
-        incarnation = max(incarnation, self.node.log.incarnation + 1)
+        incarnation = directory.next_incarnation()
         await life.listen(incarnation, sock.getsockname()[1], empty=restorer.empty)
 
     def _leave_solitude(self, directory: DataDirectory) -> None:
@@ -362,7 +363,7 @@ class Server:
         self._count_commits()
         if fleet.busy or fleet.catching_up:
             self.turn()
-        life.after_turn()
+        life.after_turn(loaded=self._last_count >= PACED_RECORDS_MIN)
         if self._fleet_timer is None:
             delay = max(0.001, fleet.check_at - time.monotonic())
             self._fleet_timer = self._loop.call_later(delay, self._fleet_tick)
@@ -383,7 +384,7 @@ class Server:
             return False
         if group.waiting or group.local or group.needed:
             enough = self._last_count if self._last_count >= PACED_RECORDS_MIN else 0
-            delay = PACE_SECONDS
+            delay = PACE_SECONDS if self._life is None else FLEET_PACE_SECONDS
         else:
             enough = PACED_RECORDS_MAX
             delay = HINT_SECONDS
