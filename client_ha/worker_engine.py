@@ -195,6 +195,7 @@ class WorkerEngine:
         self._kept: dict[Server, deque[tuple[float, bytes]]] = {}
         # Fleet: jobs, or results, whose connection was lost. The key has a server where that stands alone.
         self._late: dict[tuple[Server | None, bytes], Run] = {}
+        self._gone: dict[bytes, Run] = {}  # run on, though the fleet has said that they are not wanted
         self._chase: asyncio.TimerHandle | None = None
         self._all_delivered = asyncio.Event()
         self.stats = WorkerStats() if stats is None else stats
@@ -264,6 +265,7 @@ class WorkerEngine:
         if run.timer is not None:
             run.timer.cancel()
         connection = run.connection
+        self._gone.pop(run.handle, None)
         late = run.late_key is not None
         if late and (connection is not None or run.replaced or packet is None):
             self._not_late(run)  # its server is there after all; or there is nothing to deliver
@@ -367,6 +369,7 @@ class WorkerEngine:
         if run.packet is None:
             logger.warning("%s goes on, but its result will be dropped: %s", run.context, why)
             run.replaced = True
+            self._gone[run.handle] = run
         elif not run.sent:
             self.stats.dropped += 1
             logger.warning("%s: the result of %s is dropped: %s", run.link.server, run.handle, why)
@@ -715,8 +718,9 @@ class WorkerEngine:
         # The same handle again: the server has taken the job back, because it took too long or the connection
         # broke; or it was restarted and counts anew. What the earlier run ends with must not end this job.
         # In a fleet a handle is one job's for ever: what a lost connection gave is given again, and goes on.
-        late = self._late.get((None, handle))
-        if late is not None and peer.granted:
+        late = self._late.get((None, handle)) or self._gone.pop(handle, None)
+        if late is not None and peer.in_fleet:
+            late.replaced = False
             self._take_on(late, connection, peer)
             return
         earlier = (

@@ -268,6 +268,24 @@ async def test_a_job_given_again_to_the_worker_that_still_runs_it_goes_on(quick:
 
 
 @in_loop
+async def test_a_job_that_was_gone_and_is_given_to_the_same_worker_goes_on_too(quick: Timing) -> None:
+    async with FakeFleet(2) as fleet, working(fleet, quick, concurrency=2) as (worker, gate, desk):
+        a, b = fleet.nodes
+        await given(desk, gate, b)
+        fleet.primaries[1] = 0
+        await b.stop()
+        fleet.tell()
+        await desk.claimed(a)
+        desk.say(a, SLOT_1, b"gone")
+        desk.give(a, SLOT_1)
+        await turns_until(lambda: worker.stats.moved == 1)
+        gate.free.release()
+        assert await desk.next(a) == (WORK_COMPLETE, [SLOT_1, b"done p"])
+        assert worker.stats.dropped == 0
+        assert gate.begun.locked()
+
+
+@in_loop
 async def test_a_node_that_is_down_by_the_map_but_still_connected_keeps_what_nobody_else_has(
     quick: Timing,
 ) -> None:
