@@ -12,8 +12,7 @@ from typing import Final
 
 from cluster.placement.changes import Change, Enter, HandOver, Learn, Leave, TakeOver
 from cluster.placement.errors import BadValue, IllegalChange, NotEmpty
-from cluster.placement.plan import Leading, Plan, Spreading, plan
-from cluster.placement.plan import Node as _Node
+from cluster.placement.plan import Copy, Leading, Node, Plan, Spreading, plan
 from cluster.placement.succession import takeovers
 from cluster.placement.view import (
     FleetConfig,
@@ -176,8 +175,7 @@ class _Proposing:
         being drained does not wait for those that are down: its node would never get away."""
         missing = [i for i in copies if i not in row.in_sync or not self._answers(i)]
         hurry = not any(map(self._answers, missing))
-        answering = sum(map(self._answers, row.in_sync))
-        if answering <= self._config.min_in_sync or len(row.in_sync) <= self._config.min_in_sync:
+        if len(row.in_sync) <= self._config.min_in_sync:  # all answer: others were struck before
             return None
         for identity in row.in_sync:
             if identity in copies or identity == self._me.identity:
@@ -293,9 +291,9 @@ def bootstrap(view: View, config: FleetConfig, expected: int) -> Swap | None:
             )
         owner[member.identity] = member.name
     nodes = [
-        _Node(member.name, member.identity, member.zone or f"\0{member.name}", True) for member in members
+        Node(member.name, member.identity, member.zone or f"\0{member.name}", True) for member in members
     ]
-    nothing = [{} for _ in range(config.slots)]  # type: ignore[var-annotated]
+    nothing: list[dict[int, Copy]] = [{}] * config.slots
     copies = Spreading(nodes, nothing, [-1] * config.slots, config.replicas).spread()
     leaders = Leading([True] * len(nodes), copies, nothing).balance()
     rows = tuple(

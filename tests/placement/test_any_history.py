@@ -75,8 +75,12 @@ class Proposal(NamedTuple):
 class History:
     """A fleet to which things happen; every map that it ever had is checked."""
 
-    def __init__(self, nodes: int, replicas: int, min_in_sync: int) -> None:
-        self.fleet = Fleet(NAMES[:nodes], slots=SLOTS, replicas=replicas, min_in_sync=min_in_sync)
+    def __init__(
+        self, nodes: int, replicas: int, min_in_sync: int, zones: dict[str, str] | None = None
+    ) -> None:
+        self.fleet = Fleet(
+            NAMES[:nodes], slots=SLOTS, replicas=replicas, min_in_sync=min_in_sync, zones=zones
+        )
         self.disks = Disks()
         self.held: list[Proposal] = []
         self.away: set[str] = set()
@@ -221,6 +225,13 @@ class History:
             assert len(identities.intersection(row.in_sync)) == copies
             assert row.primary in staying
             assert leads(row, fleet.members[row.primary])
+        zone_of = {fleet.identity(name): fleet.zones.get(name, name) for name in staying}
+        zones = set(zone_of.values())
+        for row in fleet.rows:
+            found = {zone_of[identity] for identity in row.in_sync if identity in zone_of}
+            assert len(found) == min(copies, len(zones))
+        if len(zones) < len(staying):
+            return  # zones come before evenness
         held, led = fleet.copies(), fleet.led()
         even = copies_spread_max(SLOTS * copies, len(staying))
         assert spread(held, staying) <= even
@@ -334,7 +345,8 @@ SEEDS = list(range(12))  # and those that once failed; a seed is replayed with -
 def test_a_long_history_with_healing_now_and_then(seed: int) -> None:
     random = Random(seed)
     shape = random.choice(SHAPES)
-    history = History(*shape)
+    zones = {name: random.choice("123") for name in NAMES} if seed % 3 == 0 else None
+    history = History(*shape, zones)
     for _ in range(6):
         for _ in range(random.randrange(60)):
             seen = frozenset(slot for slot in range(SLOTS) if random.random() < 0.6)

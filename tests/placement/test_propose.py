@@ -172,6 +172,21 @@ def test_a_data_directory_under_another_node_name_takes_its_slots_along() -> Non
     assert fleet.settle() == []
 
 
+def test_a_moved_data_directory_waits_until_it_can_have_all_its_slots() -> None:
+    fleet = Fleet("abc", slots=2)
+    incarnation = fleet.nodes["b"].incarnation
+    fleet.set_row(0, primary="b", incarnation=incarnation, in_sync=fleet.ids("bc"))
+    fleet.set_row(1, primary="b", incarnation=incarnation, in_sync=fleet.ids("ab"))
+    fleet.join("x", identity=fleet.identity("b"))
+    fleet.drain("x")
+    fleet.lose_key("b")
+    fleet.lose_key("c")
+    assert fleet.propose("x") == []  # slot 0 has nobody else, but slot 1 is for a
+    assert fleet.turn("a") == [TakeOver(1, 1)]
+    assert fleet.turn("x") == [TakeOver(0, 1)]
+    assert [row.primary for row in fleet.rows] == ["x", "a"]
+
+
 # rules 4 to 6: leaving and entering
 
 
@@ -445,6 +460,29 @@ def test_an_interrupted_join_is_carried_on_from_any_point() -> None:
     assert entered <= 48 * 1.05
     assert spread(fleet.copies(), "abcd") <= 1
     assert spread(fleet.led(), "abcd") <= 1
+
+
+def test_moves_that_were_begun_are_carried_on_and_not_changed_for_others() -> None:
+    """Three nodes join, copies are caught up a few at a time: hardly a learner is struck out again."""
+    fleet = Fleet("abcd", slots=256)
+    for name in "efg":
+        fleet.join(name)
+    struck = entered = 0
+    while True:
+        quiet = True
+        for name in "abcdefg":
+            mine = [
+                (slot, id) for slot, id in sorted(fleet.all_learners()) if fleet.row(slot).primary == name
+            ]
+            before = [row.learners for row in fleet.rows]
+            changes = fleet.turn(name, caught_up=frozenset(mine[:3]), moves_max=64)
+            quiet = quiet and not changes
+            entered += kinds(list(changes))["Enter"]
+            struck += sum(len({*before[c.slot]} - {*c.learners}) for c in changes if isinstance(c, Learn))
+        if quiet:
+            break
+    assert entered <= 256 * 3 * 3 / 7
+    assert struck <= 0.05 * entered
 
 
 # speed: this is on the way of a takeover
