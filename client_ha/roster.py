@@ -271,10 +271,11 @@ class Roster:
         for server in list(self._parked):
             if self._parked[server] not in reached:
                 del self._parked[server]
-        wanted = {link.server for link in reached.values()}
-        wanted |= self._configured.keys() - self._parked.keys()
+        # In order, those configured first: a dict, for a set has none.
+        wanted = dict.fromkeys(server for server in self._configured if server not in self._parked)
+        wanted |= dict.fromkeys(link.server for link in reached.values())
         for link, name in spare:
-            wanted.discard(link.server)
+            wanted.pop(link.server, None)
             if link.server in self._configured:
                 self._parked[link.server] = name
         if slot_map is not None:
@@ -286,7 +287,7 @@ class Roster:
                 if node.name in reached or node.server is None:
                     continue
                 if node.server in self.links or (settled and node.state != "down"):
-                    wanted.add(node.server)
+                    wanted[node.server] = None
         for server in wanted:
             link_there = self.links.get(server)
             if link_there is not None:

@@ -405,8 +405,9 @@ class WorkerEngine:
         if slot_map is None or place is None:
             return fleet
         leads = slot_map.primary(place.slot)
-        if place.foreground:
-            # Foreground jobs live on the node that took them, as long as it lives.
+        if place.foreground and self._loop.time() - run.lost_at < CLAIM_SECONDS:
+            # Foreground jobs live on the node that took them, as long as it lives. Asked first, not always:
+            # an epoch that begins with f reads like one, and its primary knows.
             giver = slot_map.node(run.node)
             leads = giver if giver is not None and giver.state != "down" else leads
         if leads is not None:
@@ -676,6 +677,7 @@ class WorkerEngine:
                 self._verdict(connection, peer, body)
             elif packet_type == MAP_RES:
                 self._roster.learn(connection, peer, body)
+                self.map_changed()  # to this connection, at least, it is new
             elif packet_type == OPTION_RES:
                 self._roster.granted(connection, peer, body)
                 if peer.granted:

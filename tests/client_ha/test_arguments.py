@@ -29,6 +29,10 @@ NOWHERE = "127.0.0.1:1"
         (("f", "x"), {"at": 5}, "background=True"),
         (("f", "x"), {"at": 5, "background": True, "priority": "high"}, "priority='normal'"),
         (("f", "x"), {"at": -5, "background": True}, "1970"),
+        (("f", "x"), {"at": "tomorrow", "background": True}, "at='tomorrow' is no moment"),
+        (("f", "x"), {"at": [], "background": True}, "no moment"),
+        (("f", "x"), {"at": float("nan"), "background": True}, "no moment"),
+        (("f", "x"), {"at": float("inf"), "background": True}, "no moment"),
     ],
 )
 def test_a_bad_argument_is_a_value_error_that_says_what_is_wrong(

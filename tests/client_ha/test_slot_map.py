@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from client_ha import Server
 from client_ha.slot_map import BadMap, HandlePlace, MapNode, SlotMap, parse_map, place_of_handle
+from cluster.wire import EXTENSION_PACKETS, request, response
+from cluster.wire import packets as wire
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol-extensions.md"
 
@@ -132,3 +134,27 @@ def test_the_documented_vectors_hold() -> None:
             assert crc32(key) & 1023 == int(slot)
         else:
             assert slots.slot_of(function.encode(), unique.encode()) == int(slot)
+
+
+def test_the_documented_bytes_are_the_packets() -> None:
+    documented = re.sub(r"\s+", " ", PAGE.read_text())
+    for packet in (
+        request(wire.OPTION_REQ, wire.OPTION_GEARFLEET),
+        response(wire.OPTION_RES, wire.OPTION_GEARFLEET),
+        request(wire.GET_MAP),
+        request(wire.CLAIM_JOB, b"H:a:20d.3.1"),
+    ):
+        assert packet.hex(" ") in documented
+    answer = response(wire.CLAIM_RES, b"H:a:20d.3.1", wire.CLAIM_KEPT).hex(" ")
+    assert answer.removesuffix(" 00 6b 65 70 74") in documented
+    for number, spec in EXTENSION_PACKETS.items():
+        assert f"| {number} | {spec.name} |" in documented
+
+
+def test_the_documented_map_is_one() -> None:
+    body = re.search(r"```json\n(.*?)```", PAGE.read_text(), re.S)
+    assert body is not None
+    slot_map, name = parse_map(body[1].encode())
+    assert slot_map is not None
+    assert (slot_map.revision, name) == (17, "a")
+    assert slot_map.nodes[2] == MapNode("c", None, "down")
