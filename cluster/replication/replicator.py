@@ -33,7 +33,7 @@ from typing import Any, Final, NamedTuple
 from cluster.replication import entries
 from cluster.replication.entries import DamagedEntry
 from cluster.replication.frames import ACCEPTED, NEEDS_STATE, REJECTED, Answer, Frame, Hello, Offer, Piece
-from cluster.replication.history import common_number, cut, epoch_of, extend
+from cluster.replication.history import History, common_number, cut, epoch_of, extend
 from cluster.replication.log import SLOT_COUNT, Group, Log
 from cluster.replication.replica import FOLD_AT, UNFOLDED_MIN, Replica
 
@@ -111,6 +111,7 @@ class Peer:
         "own_groups",
         "pieces",
         "slots_led",
+        "stale",
         "to_transfer",
         "transferring",
     )
@@ -131,6 +132,7 @@ class Peer:
         self.pieces: deque[Piece] = deque()
         self.entries: list[bytes] = []  # unsent
         self.entries_bytes = 0
+        self.stale: set[int] = set()  # what is unsent of these slots is of a time that is over
         self.group = 0
         self.acked = 0
         # As backup.
@@ -231,6 +233,8 @@ class Replicator:
     def _drop(self, peer: Peer, slot_index: int) -> None:
         if peer.attached.pop(slot_index, None) is not None:
             self._version += 1
+            if peer.entries:
+                peer.stale.add(slot_index)
         peer.offered.discard(slot_index)
         peer.transferring.discard(slot_index)
         if peer.pieces:
@@ -337,6 +341,8 @@ class Replicator:
                 if piece.last and piece.slot in peer.transferring:
                     peer.transferring.discard(piece.slot)
                     self._attach(peer, piece.slot)
+        if peer.stale:
+            self._forget_stale(peer)
         if peer.entries:
             if peer.entries_bytes <= FRAME_ENTRIES_BYTES_MAX:
                 frame.entries = b"".join(peer.entries)
@@ -358,6 +364,22 @@ class Replicator:
             peer.due = 0
         return frame
 
+    def _forget_stale(self, peer: Peer) -> None:
+        """Strike unsent entries of slots that the peer does not follow any more: a later offer, which
+        leaves before them, may make it take them for entries of that one's log."""
+        stale, peer.stale = peer.stale, set()
+        kept: list[bytes] = []
+        for data in peer.entries:
+            offset = 0
+            while offset < len(data):
+                _, length, _, _, slot_index, _, _ = _unpack(data, offset)
+                end = offset + 8 + length
+                if slot_index not in stale:
+                    kept.append(data[offset:end])
+                offset = end
+        peer.entries = kept
+        peer.entries_bytes = sum(map(len, kept))
+
     # ---- own groups
 
     def sent(self, group: Group) -> None:
@@ -371,23 +393,35 @@ class Replicator:
             self._recent_bytes += size
         led = len(self.leads)
         for peer in self.peers.values():
-            following = len(peer.attached) + len(peer.transferring)
-            if not following:
+            attached, transferring = peer.attached, peer.transferring
+            if not attached and not transferring:
                 continue
             if size:
-                if following == led:
+                if len(attached) == led:
                     peer.entries.append(whole)
                     peer.entries_bytes += size
                 else:
-                    attached, transferring = peer.attached, peer.transferring
-                    part = [
-                        raw
-                        for raw in group.records
-                        if (index := raw[10] << 8 | raw[11]) in attached or index in transferring
-                    ]
+                    part = [raw for raw in group.records if raw[10] << 8 | raw[11] in attached]
                     peer.entries += part
                     peer.entries_bytes += sum(map(len, part))
+                    if transferring:
+                        self._send_behind_states(peer, group.records)
             peer.group = group.number
+
+    def _send_behind_states(self, peer: Peer, records: list[bytes]) -> None:
+        """Entries must not overtake the state that they follow: they become its last piece."""
+        behind: dict[int, list[bytes]] = {}
+        for raw in records:
+            slot_index = raw[10] << 8 | raw[11]
+            if slot_index in peer.transferring:
+                behind.setdefault(slot_index, []).append(raw)
+        if not behind:
+            return
+        for position, piece in enumerate(peer.pieces):
+            if piece.last and piece.slot in behind:
+                peer.pieces[position] = piece._replace(last=False)
+        for slot_index, raws in behind.items():
+            peer.pieces.append(Piece(slot_index, self.leads[slot_index].epoch, b"".join(raws), True))
 
     def on_disk(self, group_number: int) -> None:
         """Own groups up to this one are on this disk: promises may be told, others' entries acknowledged."""
@@ -510,7 +544,7 @@ class Replicator:
                     if found is not None:
                         found.append(raw)
         for (lead, number), last in zip(accepted, lasts, strict=True):
-            tail = _tail(lead, number, last, wanted.get(lead.slot, ()))
+            tail = _tail(lead, self.log.slots[lead.slot].history, number, last, wanted.get(lead.slot, ()))
             if tail is None:
                 peer.to_transfer.append(lead.slot)
                 continue
@@ -657,7 +691,7 @@ class Replicator:
             offset = 0
             number = 0
             history: list[tuple[int, int]] = []
-            ended = 0
+            ended = state_bytes = 0
             while offset < len(data):
                 entry, end = entries.decode(data, offset)
                 if entry.slot != slot_index:
@@ -665,29 +699,35 @@ class Replicator:
                 if entry.kind == entries.STATE:
                     number, history = entry.number, entries.decode_history(entry.body)
                 elif entry.kind == entries.STATE_END:
-                    ended = len(raws)
+                    ended, state_bytes = len(raws), end
                 else:
                     raws.append(data[offset:end])
                 offset = end
             replica = Replica.from_state(number, raws[:ended])
         except DamagedEntry as error:
             raise ProtocolBroken(f"the state of slot {slot_index} makes no sense: {error}") from None
-        last = number + len(raws) - ended
+        last = number
+        for raw in raws[ended:]:
+            if (found := _unpack(raw, 0)[6]) > last + 1:
+                raise ProtocolBroken(f"the state of slot {slot_index} has a gap")
+            last = max(last, found)
         if slot.number > last and slot.history and slot.history[-1][0] >= epoch:
             return
         slot.history[:] = history
         slot.number = number
         slot.epoch = epoch_of(history, number)
         self.replicas[slot_index] = replica
-        self.log.group.local.append(data)
+        local = self.log.group.local
+        local.append(data[:state_bytes])
         for raw in raws[ended:]:
             _, _, _, _, _, entry_epoch, entry_number = _unpack(raw, 0)
-            if entry_number != slot.number + 1:
-                raise ProtocolBroken(f"the state of slot {slot_index} has a gap")
+            if entry_number <= slot.number:
+                continue  # it was in the state already
             extend(slot.history, entry_epoch, entry_number)
             slot.epoch = entry_epoch
             slot.number = entry_number
             replica.append(raw)
+            local.append(raw)
 
     def _take_entries(self, peer: Peer, data: bytes) -> None:
         """The hot path of a backup: entries of all slots that the peer leads, in order."""
@@ -777,14 +817,19 @@ class Replicator:
         self.log.group.local.append(raw)
 
 
-def _tail(lead: Lead, number: int, last: int, recent: Sequence[bytes]) -> list[bytes] | None:
+def _tail(
+    lead: Lead, history: History, number: int, last: int, recent: Sequence[bytes]
+) -> list[bytes] | None:
     """The slot's entries `number` + 1 to `last`; None when they are not all kept."""
     if number >= last:
         return [] if number == last else None
-    # Only the run of numbers that ends with `last`: the slot may have been led elsewhere in between.
+    # Only the run that ends with `last` and is of this log: the slot may have been led elsewhere in between,
+    # and what was written here before may have been cut off and its numbers used again.
     expected = last
     start = len(recent)
     while start and int.from_bytes(recent[start - 1][16:24], "big") == expected:
+        if int.from_bytes(recent[start - 1][12:16], "big") != epoch_of(history, expected):
+            break
         start -= 1
         expected -= 1
     if expected <= number:
