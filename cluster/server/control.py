@@ -58,6 +58,7 @@ class SlotStatus:
     learners: tuple[str, ...] = ()
     lossy: bool = False
     serving: bool = False  # as far as the answering node can tell
+    missing: tuple[str, ...] = ()  # of in_sync: not up, or up without that data directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +185,14 @@ class ControlClient:
         port: int,
         *,
         tls: PeerTls | None = None,
+        tls_host: str = "",
         timeout_seconds: float = CONTROL_SECONDS,
     ) -> None:
+        """`tls_host`: what the node's certificate is for, where that is not `host`."""
         self._host = host
         self._port = port
         self._tls = tls
+        self._tls_host = tls_host or host
         self._timeout_seconds = timeout_seconds
         self._channel: Any = None
 
@@ -215,6 +219,7 @@ class ControlClient:
                             **_fields(slot),
                             "in_sync": tuple(slot.in_sync),
                             "learners": tuple(slot.learners),
+                            "missing": tuple(slot.missing),
                         }
                     )
                     for slot in found.slots
@@ -271,7 +276,7 @@ class ControlClient:
                     f"nothing answers at {where} ({os_reason(error)}): is a node of a fleet running "
                     "there, and is that its --peer-port? Any other node of the fleet will do"
                 ) from None
-            self._channel = open_channel(target, self._host, self._tls, MESSAGE_BYTES_MAX)
+            self._channel = open_channel(target, self._tls_host, self._tls, MESSAGE_BYTES_MAX)
         return self._channel
 
     async def _await(self, answer: Awaitable[Any]) -> Any:

@@ -78,6 +78,7 @@ class SavedMap(NamedTuple):
 
     data: bytes
     revision: int
+    config: bytes = b""  # the fleet's configuration beside it; empty where an older release saved the map
 
 
 class DataDirectory:
@@ -256,11 +257,16 @@ class DataDirectory:
 
     # ---- the map
 
-    def save_map(self, data: bytes, revision: int) -> None:
+    def save_map(self, data: bytes, revision: int, config: bytes = b"") -> None:
         """Keep the map that the node acts on from now on; durable when this returns. It blocks for two
-        fsyncs: call it in a thread, one at a time."""
-        head = json.dumps({"format": FORMAT, "revision": revision, "checksum": zlib.crc32(data)})
-        write_durably(self._map_path, head.encode() + b"\n" + data)
+        fsyncs: call it in a thread, one at a time. `config` is for `gearfleet fleet restore`."""
+        head = {
+            "format": FORMAT,
+            "revision": revision,
+            "checksum": zlib.crc32(data),
+            "config": config.decode(),
+        }
+        write_durably(self._map_path, json.dumps(head).encode() + b"\n" + data)
 
     def load_map(self) -> SavedMap | None:
         """The map that was saved last, None when there was none. Raises DirectoryError when it is damaged."""
@@ -275,8 +281,8 @@ class DataDirectory:
         try:
             head = json.loads(line)
             if head["format"] == FORMAT and head["checksum"] == zlib.crc32(data):
-                return SavedMap(data, int(head["revision"]))
-        except (ValueError, KeyError, TypeError):
+                return SavedMap(data, int(head["revision"]), head.get("config", "").encode())
+        except (ValueError, KeyError, TypeError, AttributeError):
             pass
         raise DirectoryError(
             f"{self._map_path} is damaged, and with it perhaps more of the disk: give --data-dir an empty "

@@ -29,6 +29,7 @@ from cluster.placement import (
     View,
     apply_changes,
     decode_map,
+    encode_config,
     encode_map,
     holders,
 )
@@ -68,7 +69,7 @@ class FleetLife:
         self._wanted = asyncio.Event()
         self._stale = True  # etcd is to be read
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._map_to_save: tuple[bytes, int] | None = None
+        self._map_to_save: tuple[bytes, int, bytes] | None = None
         self._saving: asyncio.Task[None] | None = None
         self._saved_revision = 0
         self._wake_timer: asyncio.TimerHandle | None = None
@@ -324,7 +325,8 @@ class FleetLife:
                 if view.config is not None:
                     self.directory.bind(self._settings.fleet, view.config.slots)
             if old.map is None or old.map.revision != view.map.revision:
-                self._map_to_save = (encode_map(view.map), view.map.revision)
+                config = encode_config(view.config) if view.config is not None else b""
+                self._map_to_save = (encode_map(view.map), view.map.revision, config)
                 if self._saving is None:
                     self._saving = self._spawn(self._save_map())
         self.port.set_peers(
@@ -348,10 +350,10 @@ class FleetLife:
     async def _save_map(self) -> None:
         """Rule 15: persist the map that is acted on; in a thread, one at a time, the newest only."""
         while self._map_to_save is not None:
-            data, revision = self._map_to_save
+            data, revision, config = self._map_to_save
             self._map_to_save = None
             try:
-                await asyncio.to_thread(self.directory.save_map, data, revision)
+                await asyncio.to_thread(self.directory.save_map, data, revision, config)
                 self._saved_revision = revision
             except OSError as error:
                 self._log.error("the map cannot be saved", reason=error.strerror)
@@ -565,6 +567,9 @@ class FleetLife:
                     serving=log.slots[index].serving
                     if row.primary == self.member.name
                     else row.primary in view.members,
+                    missing=tuple(
+                        sorted(names.get(each, each) for each in row.in_sync if each not in present)
+                    ),
                 )
                 for index, row in enumerate(rows)
             )

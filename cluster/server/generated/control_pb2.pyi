@@ -43,7 +43,7 @@ class NodeDescription(_message.Message):
     def __init__(self, name: _Optional[str] = ..., identity: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., peer_port: _Optional[int] = ..., http_port: _Optional[int] = ..., zone: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[str] = ..., leads: _Optional[int] = ..., in_sync: _Optional[int] = ..., learning: _Optional[int] = ...) -> None: ...
 
 class SlotDescription(_message.Message):
-    __slots__ = ("slot", "epoch", "primary", "in_sync", "learners", "lossy", "serving")
+    __slots__ = ("slot", "epoch", "primary", "in_sync", "learners", "lossy", "serving", "missing")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class SlotDescription(_message.Message):
     LEARNERS_FIELD_NUMBER: _ClassVar[int]
     LOSSY_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     slot: int
     epoch: int
     primary: str
@@ -58,7 +59,8 @@ class SlotDescription(_message.Message):
     learners: _containers.RepeatedScalarFieldContainer[str]
     lossy: bool
     serving: bool
-    def __init__(self, slot: _Optional[int] = ..., epoch: _Optional[int] = ..., primary: _Optional[str] = ..., in_sync: _Optional[_Iterable[str]] = ..., learners: _Optional[_Iterable[str]] = ..., lossy: _Optional[bool] = ..., serving: _Optional[bool] = ...) -> None: ...
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, slot: _Optional[int] = ..., epoch: _Optional[int] = ..., primary: _Optional[str] = ..., in_sync: _Optional[_Iterable[str]] = ..., learners: _Optional[_Iterable[str]] = ..., lossy: _Optional[bool] = ..., serving: _Optional[bool] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FleetDescription(_message.Message):
     __slots__ = ("fleet", "answered_by", "revision", "replicas", "min_in_sync", "nodes", "slots", "under_replicated", "unavailable", "etcd_reachable", "etcd_error")
