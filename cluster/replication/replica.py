@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Final
 
 from cluster.replication import entries
@@ -26,7 +27,7 @@ _KIND: Final = 9
 class Replica:
     """The raw state of one slot."""
 
-    __slots__ = ("base", "base_number", "hints", "remembered", "tail")
+    __slots__ = ("base", "base_number", "highest", "hints", "remembered", "tail")
 
     def __init__(self, base_number: int = 0) -> None:
         self.base: dict[bytes, bytes] = {}  # handle -> SUBMITTED or JOB entry
@@ -34,6 +35,7 @@ class Replica:
         self.remembered: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()  # key -> handle, ended
         self.tail: list[bytes] = []
         self.base_number = base_number
+        self.highest = base_number  # how far it reached when it was cut
 
     @property
     def number(self) -> int:
@@ -47,9 +49,14 @@ class Replica:
         return len(self.tail) >= FOLD_AT and len(self.tail) >= 2 * len(self.base)
 
     def cut(self, number: int) -> bool:
-        """Drop all entries behind `number`; false when they are folded already."""
+        """Drop all entries behind `number`; false when they may be folded already.
+
+        May: a restart folds at other moments than this process did, and has to be able to cut again. So no
+        more can be cut, in however many cuts, than is never folded.
+        """
         keep = number - self.base_number
-        if keep < 0:
+        self.highest = max(self.highest, self.number)
+        if keep < 0 or number < self.highest - UNFOLDED_MIN:
             return False
         del self.tail[keep:]
         return True
@@ -84,7 +91,9 @@ class Replica:
             self.hints.pop(handle, None)
             ended = entries.done_seconds(body)
             if ended is not None and old is not None:
-                self.remembered[key_of(old)] = (handle, ended)
+                key = key_of(old)
+                self.remembered[key] = (handle, ended)
+                self.remembered.move_to_end(key)  # the oldest comes first
         elif kind == entries.ASSIGNED:
             handle = raw[entries.HEADER_BYTES :]
             if handle in self.base:
@@ -124,11 +133,12 @@ class Replica:
             hint = self.hints.get(handle)
             if hint is not None:
                 deliveries, retries, assigned = hint
-                for _ in range(deliveries):
+                again = assigned and retries > 0  # the last hint says whether it is with a worker
+                for _ in range(deliveries - again):
                     yield entries.encode(entries.ASSIGNED, slot, 0, 0, handle)
                 for _ in range(retries):
                     yield entries.encode(entries.REQUEUED, slot, 0, 0, handle)
-                if assigned and retries:
+                if again:
                     yield entries.encode(entries.ASSIGNED, slot, 0, 0, handle)
         for key, (handle, ended) in self.remembered.items():
             yield entries.encode_remembered(slot, ended, handle, key)
@@ -151,4 +161,7 @@ def key_of(raw: bytes) -> bytes:
     handle_end = raw.find(b"\0", entries.HEADER_BYTES + 1)
     name_end = raw.find(b"\0", handle_end + 1)
     unique_end = raw.find(b"\0", name_end + 1)
-    return raw[handle_end + 1 : unique_end]
+    key = raw[handle_end + 1 : unique_end]
+    if unique_end == name_end + 2 and key[-1:] == b"-":
+        return b"%b\0%b" % (key, blake2b(raw[unique_end + 1 :], digest_size=16).digest())
+    return key

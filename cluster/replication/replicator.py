@@ -35,7 +35,7 @@ from cluster.replication.entries import DamagedEntry
 from cluster.replication.frames import ACCEPTED, NEEDS_STATE, REJECTED, Answer, Frame, Hello, Offer, Piece
 from cluster.replication.history import History, common_number, cut, epoch_of, extend
 from cluster.replication.log import SLOT_COUNT, Group, Log
-from cluster.replication.replica import FOLD_AT, UNFOLDED_MIN, Replica
+from cluster.replication.replica import FOLD_AT, Replica
 
 # Entries of committed groups that are kept for peers that come back; older ones need a whole state.
 RECENT_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -174,7 +174,7 @@ class Replicator:
         """Begin to lead a slot: offers go out once the promise is on disk (rule 2)."""
         slot = self.log.slots[slot_index]
         assert epoch >= slot.promised
-        self._detach_backup(slot_index)
+        self._follow_no_more(slot_index, epoch)
         slot.promised = slot.epoch = epoch
         replica = self.replicas[slot_index] or Replica(slot.number)
         group = self.log.group
@@ -323,6 +323,15 @@ class Replicator:
             led_by.slots_led.discard(slot_index)
             self._led_by[slot_index] = None
         self._incoming.pop(slot_index, None)
+
+    def _follow_no_more(self, slot_index: int, epoch: int, successor: Peer | None = None) -> None:
+        """A higher epoch is promised in the open group: the primary of the one before learns it, or it would
+        take acknowledgements of groups without entries for this slot's too."""
+        led_by = self._led_by[slot_index]
+        if led_by is not None and led_by is not successor:
+            answer = Answer(slot_index, epoch, REJECTED, 0)
+            self._promised.append((self.log.group.number, led_by, answer))
+        self._detach_backup(slot_index)
 
     def has_frame(self, peer: Peer) -> bool:
         return bool(
@@ -635,7 +644,7 @@ class Replicator:
             # Somebody leads a later epoch; the owner turns the jobs into a replica first.
             self.deposed(slot_index)
         group = self.log.group
-        self._detach_backup(slot_index)
+        self._follow_no_more(slot_index, offer.epoch, peer)
         if offer.epoch > slot.promised:
             slot.promised = offer.epoch
             group.local.append(entries.encode(entries.EPOCH, slot_index, offer.epoch, 0, b""))
@@ -647,8 +656,7 @@ class Replicator:
         if common is not None and common < slot.number:
             if epoch_of(slot.history, common + 1) >= offer.epoch:
                 common = slot.number  # written by this very primary: keep it
-            elif slot.number - common <= UNFOLDED_MIN and replica.cut(common):
-                # No more than is never folded: a restart must be able to repeat it.
+            elif replica.cut(common):
                 group.local.append(entries.encode(entries.CUT, slot_index, offer.epoch, common, b""))
                 slot.number = common
                 cut(slot.history, common)

@@ -24,6 +24,7 @@ class ReplicaRestorer:
         kind, slot_index, epoch, number, raw = entry
         if slot_index == entries.NODE_SLOT:
             if kind == entries.START:
+                self._states.clear()  # a state that another process began is not ended by this one
                 self._log.incarnation = max(self._log.incarnation, number)
             elif kind == entries.LIMITS:
                 self.limits.append((number, raw[entries.HEADER_BYTES :]))
