@@ -1,0 +1,165 @@
+"""Which nodes of a fleet a command speaks to (--peer), and asking the first that answers."""
+
+import asyncio
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from client_ha.addresses import Server, parse_server
+from client_ha.errors import InvalidArgument
+from cluster.cli.servers import Failed, NoServer, complain
+
+if TYPE_CHECKING:
+    from cluster.server.channels import PeerTls
+    from cluster.server.control import ControlClient, FleetStatus
+
+PEER_ENVIRONMENT: Final = "GEARFLEET_PEER"
+PEER_PORT: Final = 4731
+PEER_DEFAULT: Final = f"127.0.0.1:{PEER_PORT}"
+PEERS_MAX: Final = 64
+ANSWER_SECONDS: Final = 10.0
+
+Answer = TypeVar("Answer")
+Request = Callable[["ControlClient", "FleetStatus"], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """Nodes of one fleet, and how to reach them. `tls_host`: what their certificates are for, if not that."""
+
+    addresses: tuple[Server, ...]
+    timeout_seconds: float = ANSWER_SECONDS
+    tls: "PeerTls | None" = None
+    tls_host: str = ""
+
+
+def peer_addresses(text: str | None) -> tuple[Server, ...]:
+    """Nodes from an option, else from GEARFLEET_PEER, else this machine's."""
+    text = text or os.environ.get(PEER_ENVIRONMENT, "").strip() or PEER_DEFAULT
+    try:
+        found = tuple(
+            dict.fromkeys(parse_server(part, PEER_PORT) for part in text.split(",") if part.strip())
+        )
+    except InvalidArgument as error:
+        raise click.UsageError(f"--peer: {error}") from None
+    if not 0 < len(found) <= PEERS_MAX:
+        raise click.UsageError(f"--peer: give 1 to {PEERS_MAX} nodes as HOST:PORT, with commas between them")
+    return found
+
+
+def peer_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> "PeerTls | None":
+    """The three files; a click error when one is missing or cannot be used."""
+    from cluster.server.channels import load_peer_tls
+    from cluster.server.errors import StartError
+
+    try:
+        return load_peer_tls(certificate, key, ca)
+    except StartError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def peer_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --peer, --timeout (unless the command has its own) and the TLS options: the command's `peers`."""
+    path = click.Path(path_type=Path)
+
+    def tls_option(name: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        environment = "GEARFLEET_" + name.upper()
+        return click.option(
+            "--" + name.replace("_", "-"),
+            type=path,
+            metavar="FILE",
+            envvar=environment,
+            help=f"{help}  [{environment}]",
+        )
+
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+        click.option(
+            "--peer",
+            metavar="HOST:PORT,…",
+            help="Nodes of the fleet, by their peer port; the first that answers is asked.  "
+            f"[{PEER_ENVIRONMENT}; default: {PEER_DEFAULT}]",
+        ),
+        tls_option("peer_certificate", "Certificate to show to nodes that speak TLS."),
+        tls_option("peer_key", "Its key."),
+        tls_option("peer_ca", "Authorities that sign nodes' certificates."),
+    ]
+    if timeout:
+        options.append(
+            click.option(
+                "--timeout",
+                "answer_seconds",
+                type=click.FloatRange(min=0.01),
+                default=ANSWER_SECONDS,
+                show_default=True,
+                metavar="SECONDS",
+                help="How long to wait for a node's answer.",
+            )
+        )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(
+            *arguments: Any,
+            peer: str | None,
+            peer_certificate: Path | None,
+            peer_key: Path | None,
+            peer_ca: Path | None,
+            answer_seconds: float = ANSWER_SECONDS,
+            **rest: Any,
+        ) -> Any:
+            tls = peer_tls(peer_certificate, peer_key, peer_ca)
+            return command(*arguments, peers=Peers(peer_addresses(peer), answer_seconds, tls), **rest)
+
+        result: Callable[..., Any] = wrapped
+        for option in reversed(options):
+            result = option(result)
+        return result
+
+    return decorate
+
+
+def ask(peers: Peers, request: Request[Answer], *, slots: bool = False) -> Answer:
+    """Find the first node that says how the fleet stands, and do the rest with it: what changes something is
+    sent to one node only. Raises NoServer and Failed."""
+    from cluster.server.control import ControlError
+
+    try:
+        return asyncio.run(_ask(peers, request, slots))
+    except ControlError as error:
+        raise Failed(str(error)) from None
+
+
+async def _ask(peers: Peers, request: Request[Answer], slots: bool) -> Answer:
+    from cluster.server.control import ControlClient, ControlUnreachable, ControlUnsupported
+
+    faults: list[str] = []
+    for address in peers.addresses:
+        async with ControlClient(
+            address.host,
+            address.port,
+            tls=peers.tls,
+            tls_host=peers.tls_host,
+            timeout_seconds=peers.timeout_seconds,
+        ) as client:
+            try:
+                status = await client.describe(slots=slots)
+            except (ControlUnreachable, ControlUnsupported) as error:
+                faults.append(str(error))
+                continue
+            for fault in faults:
+                complain(fault)
+            try:
+                return await request(client, status)
+            except ControlUnreachable as error:
+                raise NoServer(str(error)) from None
+    raise NoServer("no node answered. " + ". ".join(faults))
+
+
+async def same_status(client: "ControlClient", status: "FleetStatus") -> "FleetStatus":
+    """The request of a command that only looks."""
+    return status
