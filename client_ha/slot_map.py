@@ -18,8 +18,8 @@ NODES_MAX: Final = 4_096
 NodeState = Literal["up", "draining", "down"]
 _STATES: Final[tuple[NodeState, ...]] = ("up", "draining", "down")
 
-# PREFIX:<slot>.<epoch>.<count>, and for foreground jobs PREFIX:<slot>.f<incarnation>.<count>; hexadecimal.
-_HANDLE: Final = re.compile(rb"(?:\A|:)([0-9a-f]{1,8})\.(f?)[0-9a-f]+\.[0-9a-f]+\Z")
+# PREFIX:<slot>.<epoch>.<count>, and for foreground jobs PREFIX:<slot>.t<incarnation>.<count>; hexadecimal.
+_HANDLE: Final = re.compile(rb"(?:\A|:)([0-9a-f]{1,8})\.(t?)[0-9a-f]+\.[0-9a-f]+\Z")
 
 
 class BadMap(ValueError):

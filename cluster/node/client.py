@@ -469,7 +469,15 @@ class ClientVerbs:
         self._context.send(connection, response(wire.STATUS_RES_UNIQUE, unique, *_status(job), b"%d" % count))
 
     def echo(self, connection: Connection, body: bytes) -> None:
-        self._context.send(connection, response(wire.ECHO_RES, body))
+        """ECHO_REQ. A fleet-aware client's is answered at once, also past answers that wait for the disk or
+        another node: it wants to know whether somebody is there. Others may count on the order."""
+        context = self._context
+        packet = response(wire.ECHO_RES, body)
+        waits = connection.held or connection.batch is not None or connection.gate > self._log.committed
+        if connection.remember and waits:
+            context.urgent.append((connection, packet))
+        else:
+            context.send(connection, packet)
 
     def option(self, connection: Connection, body: bytes) -> None:
         """OPTION_REQ: "exceptions" is the only one that gearmand knows; see docs/protocol-extensions.md."""

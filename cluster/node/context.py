@@ -54,6 +54,7 @@ class Context:
         self.log = Log()
         self.connections: dict[Connection, None] = {}
         self.dirty: list[Connection] = []  # have something in `out`
+        self.urgent: list[tuple[Connection, bytes]] = []  # leave before everything else
         self.closes: list[Connection] = []
         self.released: dict[Connection, None] = {}  # have got what another node had to give
         self.fleet: Fleet | None = None  # None: standalone

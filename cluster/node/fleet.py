@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 from cluster.jobs import FINISHED, PENDING, RECLAIM, RUNNING, Job
 from cluster.node.connection import Connection
 from cluster.node.context import Context, job_record, slot_of_handle
-from cluster.node.forward import REMEMBERED_SUBMIT, Forwarder, Request
+from cluster.node.forward import NOT_PRIMARY, REMEMBERED_SUBMIT, Forwarder, Request
 from cluster.node.restore import Restorer
 from cluster.placement import (
     Change,
@@ -385,7 +385,11 @@ class Fleet:
                     job = handles.get(chunk[12:])
                     if job is None:
                         continue
-                    if job.options is not None or connection.node is not None:
+                    if connection.node is not None:
+                        # That node knows what it asked: it asks again.
+                        batch.chunks[position] = error(NOT_PRIMARY, "ask again when the map has changed")
+                        continue
+                    if job.options is not None:
                         batch.chunks[position] = error(
                             wire.QUEUE_ERROR, "the node lost this job's slot before it was safe; submit again"
                         )
@@ -554,9 +558,11 @@ class Fleet:
         for change in ready:
             if isinstance(change, Enter):
                 # From now on it counts (rule 3), whatever becomes of the swap.
-                self._pending[change.slot] = (change.identity,)
+                # So does who was proposed on this same map before.
+                earlier = self._pending.get(change.slot, ())
+                pending = self._pending[change.slot] = tuple({*earlier, change.identity})
                 row = view.map.slots[change.slot]
-                self.replicator.set_members(change.slot, row.in_sync, (change.identity,), row.learners)
+                self.replicator.set_members(change.slot, row.in_sync, pending, row.learners)
         return self._begin_swap(swap)
 
     def _begin_swap(self, swap: Swap | None) -> Swap | None:
@@ -771,6 +777,9 @@ class Fleet:
         if self._look_at and self._look_at <= now:
             self._look_at = 0.0
             self._moved.update(self.forwarder.parked)
+            if self.forwarder.claims_again:
+                self._moved.update(self.forwarder.claims_again)
+                self.forwarder.claims_again.clear()
         if self.forwarder.parked:
             self.forwarder.expire(now)
         if self._paused:

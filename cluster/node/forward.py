@@ -153,6 +153,7 @@ class Forwarder:
         self.parked_bytes = 0
         self.relays: dict[bytes, Relay] = {}
         self.guests: dict[bytes, Connection] = {}  # handle of a job led elsewhere -> who runs it here
+        self.claims_again: set[int] = set()  # slots of guests whose claim was not understood
         self._own = Connection(-1, "this node", local=True)
         self._own.node = fleet.me.name
         self._own.exceptions = True
@@ -247,7 +248,7 @@ class Forwarder:
     def _foreground_node(self, handle: bytes) -> str | None:
         """The other node on which a foreground job lives; None for background jobs and own ones."""
         prefix, _, rest = handle.rpartition(b":")
-        if b".f" not in rest:
+        if b".t" not in rest:
             return None
         name = self._fleet.node_of_prefix(prefix)
         return None if name == self._fleet.me.name else name
@@ -429,6 +430,9 @@ class Forwarder:
                 elif packet_type == wire.ERROR and body.startswith(NOT_PRIMARY):
                     self._ask_later(request)
                     continue
+                elif packet_type == wire.CLAIM_RES and body.endswith(b"\0" + wire.CLAIM_ELSEWHERE):
+                    self._claim_later(request)
+                    continue
                 elif packet_type == CANCEL_RES:
                     self._fill(request, body)
                     continue
@@ -441,7 +445,8 @@ class Forwarder:
         if request.slot < 0:
             self._refuse(request, "the node that was asked does not know")
             return
-        if request.packet_type in WORK_RESULTS or request.packet_type in (wire.CLAIM_JOB, RELEASE):
+        if request.packet_type == wire.CLAIM_JOB:
+            self._claim_later(request)
             return
         now = self._context.monotonic_seconds
         if request.due and request.due <= now:
@@ -449,6 +454,14 @@ class Forwarder:
             return
         self.park(request)
         self._fleet.look_again(now + RETRY_SECONDS)
+
+    def _claim_later(self, request: Request) -> None:
+        """The node does not lead the slot, or not yet. A worker is told so; for a guest it is asked again."""
+        if request.connection is not None:
+            self._refuse(request, "")
+        elif request.body in self.guests:
+            self.claims_again.add(request.slot)
+            self._fleet.look_again(self._context.monotonic_seconds + RETRY_SECONDS)
 
     # ---- relays
 
@@ -549,7 +562,7 @@ class Forwarder:
     def pass_result(self, connection: Connection, packet_type: int, body: bytes, handle: bytes) -> bool:
         """What a worker says of a job that is led elsewhere; false when it is not."""
         slot = slot_of_handle(handle)
-        if slot is None or self._context.log.slots[slot].serving or b".f" in handle.rpartition(b":")[2]:
+        if slot is None or self._context.log.slots[slot].serving or b".t" in handle.rpartition(b":")[2]:
             return False
         if self._fleet.primary_names[slot] is None:
             return False
@@ -612,9 +625,10 @@ class Forwarder:
         if channel is None:
             return
         for request in channel.asked:
-            if request.slot >= 0:
-                if request.packet_type != wire.CLAIM_JOB:
-                    self._dispatch(request)
+            if request.packet_type == wire.CLAIM_JOB:
+                self._claim_later(request)
+            elif request.slot >= 0:
+                self._dispatch(request)
             elif request.gather is not None:
                 self._fill(request, b"")
             else:

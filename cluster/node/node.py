@@ -223,6 +223,9 @@ class Node:
                 self.workers.wake(worker)
         # This turn's answers: some may leave, some wait for a group.
         sends, self._sends = self._sends, []
+        if context.urgent:
+            sends = context.urgent + sends
+            context.urgent = []
         committed = self.log.committed
         for connection in context.dirty:
             out = connection.out

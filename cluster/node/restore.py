@@ -193,7 +193,7 @@ def _order(job: Job) -> tuple[int, int]:
     """When a job was submitted: its handle ends with `epoch.counter`."""
     _, epoch, counter = [*job.handle.rpartition(b":")[2].split(b"."), b"", b""][:3]
     try:
-        return int(epoch.lstrip(b"f"), 16), int(counter, 16)
+        return int(epoch.lstrip(b"t"), 16), int(counter, 16)
     except ValueError:
         return 0, 0
 

@@ -168,8 +168,13 @@ class WorkerVerbs:
         job = worker.running.get(handle)
         if job is None:
             job = self._context.find_handle(handle)
-            if job is None or not job.deliveries or job.state not in (RECLAIM, QUEUED):
+            if job is None or job.state not in (RECLAIM, QUEUED):
                 return None
+            if not job.deliveries:
+                # Never given out, as far as is known here. Of an inherited job the last hint may be lost.
+                slot = self._context.log.slots[job.slot]
+                if not job.background or handle.startswith(slot.handle_prefix):
+                    return None
             if job.background and not self._context.log.slots[job.slot].serving:
                 return None
             self._ledger.adopt(worker, job)
@@ -309,8 +314,8 @@ class WorkerVerbs:
         if job is not None:
             if handle in worker.running:
                 verdict = wire.CLAIM_KEPT
-            elif job.state in (RECLAIM, QUEUED) and (job.deliveries or connection.node is not None):
-                # A node knows that it gave the job out, also when that hint was lost on the way.
+            elif job.state in (RECLAIM, QUEUED):
+                # That it asks shows that it was given the job, also when the hint of it was lost.
                 job.deliveries = job.deliveries or 1
                 self._ledger.adopt(worker, job)
                 verdict = wire.CLAIM_KEPT

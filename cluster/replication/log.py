@@ -58,7 +58,7 @@ class Slot:
         self.name_foreground(incarnation, node_prefix)
 
     def name_foreground(self, incarnation: int, node_prefix: bytes) -> None:
-        self.foreground_prefix = b"%b:%x.f%x." % (node_prefix, self.index, incarnation)
+        self.foreground_prefix = b"%b:%x.t%x." % (node_prefix, self.index, incarnation)
 
 
 @dataclass(slots=True)

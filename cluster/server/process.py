@@ -96,6 +96,7 @@ def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] 
         print(f"gearfleet: {error}", file=sys.stderr)
         return EXIT_FAILED
     log = structlog.get_logger("gearfleet")
+    sys.setswitchinterval(0.0003)
     for note in notes:
         log.warning("option", note=note)
     try:

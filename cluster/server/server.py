@@ -354,16 +354,16 @@ class Server:
         if self._checkpoint is not None and not self._writing:
             self.turn()
         if self._life is not None:
-            self._after_turn(self._life)
+            self._after_turn(self._life, cut=group is not None)
         if self._draining and not self._stopping and not self._busy():
             self.stop()
 
-    def _after_turn(self, life: FleetLife) -> None:
+    def _after_turn(self, life: FleetLife, *, cut: bool) -> None:
         fleet = life.fleet
         self._count_commits()
         if fleet.busy or fleet.catching_up:
             self.turn()
-        life.after_turn(loaded=self._last_count >= PACED_RECORDS_MIN)
+        life.after_turn(loaded=self._last_count >= PACED_RECORDS_MIN, cut=cut)
         if self._fleet_timer is None:
             delay = max(0.001, fleet.check_at - time.monotonic())
             self._fleet_timer = self._loop.call_later(delay, self._fleet_tick)
@@ -380,6 +380,8 @@ class Server:
         """
         group = self.node.log.group
         count = len(group.records) + len(group.local)
+        if self._life is not None and self._life.fleet.to_write:
+            return True  # a checkpoint is written as groups are closed
         if not count and not group.waiting and not group.needed:
             return False
         if group.waiting or group.local or group.needed:

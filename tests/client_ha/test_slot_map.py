@@ -111,7 +111,7 @@ def test_anything_else_is_a_bad_map_and_nothing_worse(body: bytes) -> None:
     [
         (b"H:host:2a.3.1", HandlePlace(0x2A, False)),
         (b"3ff.1.ffff", HandlePlace(0x3FF, False)),
-        (b"H:[::1]:0.f18c2.1", HandlePlace(0, True)),
+        (b"H:[::1]:0.t18c2.1", HandlePlace(0, True)),
         (b"H:host:17", None),
         (b"H:host:2A.3.1", None),
         (b"H:host:2a.3.", None),

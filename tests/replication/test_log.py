@@ -57,7 +57,7 @@ def test_each_start_is_an_epoch_above_all_before(before: int, incarnation: int, 
     log.lead_all(incarnation, b"H:n")
     assert log.slots[3].epoch == epoch
     assert log.slots[3].handle_prefix == b"H:n:3.%x." % epoch
-    assert log.slots[3].foreground_prefix == b"H:n:3.f%x." % incarnation
+    assert log.slots[3].foreground_prefix == b"H:n:3.t%x." % incarnation
 
 
 def test_a_group_that_nobody_needs_is_not_cut() -> None:
