@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -13,11 +13,13 @@ import pytest
 pytest.register_assert_rewrite("tests.support")
 
 from tests.support.etcd import Etcd, FleetEtcd, StartEtcd  # noqa: E402
+from tests.support.fleet import Fleet  # noqa: E402
 from tests.support.machine import NEEDS  # noqa: E402
 from tests.support.node import Gearmand, Node  # noqa: E402
 from tests.support.peer import Peer  # noqa: E402
 
 StartNode = Callable[..., Node]
+StartFleet = Callable[..., Fleet]
 Connect = Callable[..., Peer]
 
 
@@ -94,6 +96,27 @@ def start_etcd() -> Iterator[StartEtcd]:
             server = Etcd(members, *options, **more)
             stack.callback(server.close)
             return server.start()
+
+        yield start
+
+
+@pytest.fixture
+def start_fleet(shared_etcd: Etcd, tmp_path: Path) -> Iterator[StartFleet]:
+    """Start fleets: `start_fleet("abc", "--min-in-sync", "3")`, by default in the shared etcd: with
+    `own_etcd=True` in one that the test may stop. Returns when every slot is served, unless `wait=False`."""
+    with ExitStack() as stack:
+
+        def start(
+            names: Sequence[str] = "abc",
+            *options: str,
+            own_etcd: bool = False,
+            wait: bool = True,
+            **more: Any,
+        ) -> Fleet:
+            name = f"fleet-{next(_function_numbers)}"
+            etcd = None if own_etcd else shared_etcd
+            fleet = Fleet(tmp_path / name, names, *options, etcd=etcd, fleet=name, **more)
+            return stack.enter_context(fleet).start(wait=wait)
 
         yield start
 

@@ -4,6 +4,7 @@
     node.py      Node: a real `gearfleet server` process; Gearmand: the reference server
     machine.py   what this machine offers: commands, root, file descriptors; and why a test is skipped
     etcd.py      Etcd: real etcd servers; FleetEtcd: a fleet in one of them; certificates
+    fleet.py     Fleet: an etcd and several nodes; kill, freeze, drain, add
     faulty.py    nodes whose clock is wrong or whose disk fails
     program.py   Program: a client or worker of others
     waiting.py   bounded waits
@@ -12,6 +13,7 @@ No test sleeps: it waits for an answer, a log line or the end of a process, and 
 """
 
 from tests.support.etcd import Certificates, Etcd, FleetEtcd, make_certificates
+from tests.support.fleet import Fleet, FleetNode
 from tests.support.machine import need_command, need_root, needs_command, needs_root
 from tests.support.node import Gearmand, Node
 from tests.support.peer import Packet, Peer, PeerClosed, PeerTimeout
@@ -21,7 +23,9 @@ __all__ = [
     "WAIT_SECONDS",
     "Certificates",
     "Etcd",
+    "Fleet",
     "FleetEtcd",
+    "FleetNode",
     "Gearmand",
     "Node",
     "Packet",
