@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 0.5
 IDLE_SECONDS: Final = 2.0  # how often what only time changes is looked at
 BUSY_SECONDS: Final = 0.1  # the same while learners catch up or slots are being handed over
-FRAME_PACE_SECONDS: Final = 0.0025  # between two frames to a node, under load
+FRAME_PACE_SECONDS: Final = 0.00125  # between two frames to a node, under load
 STOP_SECONDS: Final = 8.0  # how long a stopping node tries to hand its slots over
 SWAPS_IN_A_ROW_MAX: Final = 16
 PROMOTE_SLOTS_MAX: Final = SLOT_COUNT
@@ -422,7 +422,7 @@ class FleetLife:
         if waiting:
             now = self._loop.time()
             due = self._woken_at + FRAME_PACE_SECONDS
-            if not loaded or due <= now or (cut and due - now < FRAME_PACE_SECONDS / 2):
+            if not loaded or cut or due <= now:
                 self._wake(waiting, now)
             elif self._wake_timer is None:
                 self._wake_timer = self._loop.call_at(due, self._wake_all)

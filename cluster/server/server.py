@@ -21,7 +21,8 @@ from cluster import __version__
 from cluster.jobs import PRIORITIES, SCHEDULED
 from cluster.node import Connection, Node, NodeSettings, Output
 from cluster.node.context import Stop
-from cluster.replication import SLOT_COUNT, entries
+from cluster.node.fleet import Fleet
+from cluster.replication import SLOT_COUNT, Group, entries
 from cluster.replication.restore import ReplicaRestorer
 from cluster.server.directory import DataDirectory
 from cluster.server.errors import JournalDamaged, StartError
@@ -39,7 +40,8 @@ SPARE_DESCRIPTORS: Final = 64
 # How long a group waits for company: while someone waits for it and the last one was large, and while
 # nobody does. See Server._wants_cut.
 PACE_SECONDS: Final = 0.001
-FLEET_PACE_SECONDS: Final = 0.002  # a group costs more there: a message to each backup, and their fsyncs
+FLEET_CYCLE_SECONDS: Final = 0.002
+ENTRY_BYTES: Final = 128  # of another node's entries that weigh as much as one of our own, about
 HINT_SECONDS: Final = 0.005
 PACED_RECORDS_MIN: Final = 16
 PACED_RECORDS_MAX: Final = 2048
@@ -98,6 +100,7 @@ class Server:
         self._group_timer: asyncio.TimerHandle | None = None
         self._fleet_timer: asyncio.TimerHandle | None = None
         self._waited = False
+        self._cut_last_at = 0.0
         self._last_count = 0  # entries in the last group
         self._failure: str | None = None
         self._may_recover = False
@@ -379,14 +382,14 @@ class Server:
         last one, or PACE_SECONDS; one that nobody waits for (a job was given out, or is done) longer.
         """
         group = self.node.log.group
-        count = len(group.records) + len(group.local)
-        if self._life is not None and self._life.fleet.to_write:
-            return True  # a checkpoint is written as groups are closed
-        if not count and not group.waiting and not group.needed:
+        if self._life is not None:
+            return self._fleet_wants_cut(self._life.fleet, group)
+        count = len(group.records)
+        if not count and not group.waiting:
             return False
-        if group.waiting or group.local or group.needed:
+        if group.waiting:
             enough = self._last_count if self._last_count >= PACED_RECORDS_MIN else 0
-            delay = PACE_SECONDS if self._life is None else FLEET_PACE_SECONDS
+            delay = PACE_SECONDS
         else:
             enough = PACED_RECORDS_MAX
             delay = HINT_SECONDS
@@ -398,6 +401,36 @@ class Server:
                 self._group_timer = None
             return True
         due = self._loop.time() + delay
+        if self._group_timer is None or self._group_timer.when() > due:
+            if self._group_timer is not None:
+                self._group_timer.cancel()
+            self._group_timer = self._loop.call_at(due, self._waited_enough)
+        return False
+
+    def _fleet_wants_cut(self, fleet: Fleet, group: Group) -> bool:
+        """The same in a fleet: under load at most one group in FLEET_CYCLE_SECONDS.
+
+        What a group sets going costs the same whatever is in it: a message to each backup and its answer,
+        and an fsync on each. Messages leave with the groups (FleetLife.after_turn).
+        """
+        if fleet.to_write:
+            return True  # a checkpoint is written as groups are closed
+        weight = len(group.records) + sum(map(len, group.local)) // ENTRY_BYTES
+        if not weight and not group.waiting and not group.needed and not group.local:
+            return False
+        now = self._loop.time()
+        due = self._cut_last_at
+        if not (group.waiting or group.local or group.needed):
+            due += HINT_SECONDS
+        elif self._last_count >= PACED_RECORDS_MIN:
+            due += FLEET_CYCLE_SECONDS
+        if now >= due or self._checkpoint_group:
+            self._cut_last_at = now
+            self._last_count = weight
+            if self._group_timer is not None:
+                self._group_timer.cancel()
+                self._group_timer = None
+            return True
         if self._group_timer is None or self._group_timer.when() > due:
             if self._group_timer is not None:
                 self._group_timer.cancel()
