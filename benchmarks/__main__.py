@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import benchmarks
-from benchmarks import kills, latency, memory, million, report, throughput
+from benchmarks import fleet, kills, latency, memory, million, report, throughput
 from benchmarks.servers import ServerFailed
 
 COMMANDS: dict[str, ModuleType] = {
@@ -16,6 +16,7 @@ COMMANDS: dict[str, ModuleType] = {
     "memory": memory,
     "million": million,
     "kills": kills,
+    "fleet": fleet,
 }
 
 # For `make bench`: every command once, small enough for five minutes on two cores.

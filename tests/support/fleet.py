@@ -19,7 +19,7 @@ import asyncio
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -199,12 +199,8 @@ class Fleet:
         """`gearfleet drain`: the node gives everything away and ends."""
 
         async def follow(client: ControlClient) -> DrainStep:
-            step = None
-            steps: AsyncIterator[DrainStep] = client.drain(name, restart=restart)
-            async for step in steps:
-                pass
-            assert step is not None, "a drain without a word"
-            return step
+            steps = [step async for step in client.drain(name, restart=restart)]
+            return steps[-1]
 
         last = self.nodes[name].ask(follow)
         self.nodes[name].wait_for_exit(timeout_seconds)

@@ -123,7 +123,7 @@ class Peer:
 
     def expect_error(self, code: bytes) -> bytes:
         """The next packet must be an ERROR of this code; returns its text."""
-        text = self.expect(wire.ERROR, code)[1]
+        text: bytes = self.expect(wire.ERROR, code)[1]
         assert text, f"an ERROR {code!r} without a sentence for a person"
         return text
 
@@ -158,7 +158,7 @@ class Peer:
     def line(self, command: str) -> str:
         """A text command that is answered by one line; returns it without its end."""
         self.send_bytes(command.encode() + b"\n")
-        return self.expect(TEXT).decode()
+        return str(self.expect(TEXT), "utf-8")
 
     def table(self, command: str) -> list[str]:
         """A text command that is answered by lines and a dot; returns the lines."""
