@@ -8,6 +8,7 @@ import click
 from client_ha.addresses import Server
 from cluster.cli import EXIT_FAILED
 from cluster.cli.admin import Admin, FunctionPriorities, FunctionStatus
+from cluster.cli.discover import Source, Told, ask_fleet
 from cluster.cli.servers import Failed, Servers, ask_all, complain, server_options
 from cluster.cli.tables import show, show_json
 
@@ -16,25 +17,29 @@ Row = TypeVar("Row")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
-def _flat(answers: Iterable[tuple[Server, Iterable[Row]]]) -> list[tuple[Server, Row]]:
-    return [(server, row) for server, rows in answers for row in rows]
+def _flat(told: Iterable[Told[list[Row]]]) -> list[tuple[Source, Row]]:
+    return [(each.source, row) for each in told for row in each.answer]
+
+
+def _by_server(answers: Iterable[tuple[Server, list[Row]]]) -> list[Told[list[Row]]]:
+    return [Told(Source(server), rows) for server, rows in answers]
 
 
 def _print(
-    servers: Servers,
-    records: list[tuple[Server, Any]],
+    records: list[tuple[Source, Any]],
     columns: Sequence[str],
     cells: Callable[[Any], tuple[object, ...]],
     *,
     as_json: bool,
     nothing: str,
+    several: bool = False,
 ) -> None:
-    """One table for all servers; the server is a column when there are several."""
+    """One table for all servers; who said it is a column unless that is one server."""
     if as_json:
-        show_json(records)
+        show_json((source.columns, record) for source, record in records)
         return
-    several = len(servers.addresses) > 1
-    rows = [((str(server),) if several else ()) + cells(record) for server, record in records]
+    several = several or len({source for source, _ in records}) > 1
+    rows = [((str(source),) if several else ()) + cells(record) for source, record in records]
     show((["Server"] if several else []) + list(columns), rows, nothing=nothing)
 
 
@@ -42,32 +47,63 @@ def _print(
 @server_options()
 @json_option
 @click.option("--priorities", is_flag=True, help="Show waiting jobs by priority.")
-def status(servers: Servers, as_json: bool, priorities: bool) -> None:
+@click.option("--by-node", is_flag=True, help="Do not add up what the nodes of a fleet say.")
+def status(servers: Servers, as_json: bool, priorities: bool, by_node: bool) -> None:
     """Show every function's jobs and workers.
 
-    Waiting jobs without a worker are marked with a "!".
+    Waiting jobs without a worker are marked with a "!". One node of a fleet is enough to see all: the others
+    are asked, too, and added up. Workers are those of the node that has the most of them, because a worker
+    registers with every node.
     """
+    several = len(servers.addresses) > 1
     if priorities:
+        waiting = _flat(ask_fleet(servers, Admin.priority_status))
         _print(
-            servers,
-            sorted(_flat(ask_all(servers, Admin.priority_status)), key=_by_function),
+            sorted(waiting if by_node else _sums(waiting, add_priorities), key=_by_function),
             ["Function", "High", "Normal", "Low", "Workers"],
             _priority_cells,
             as_json=as_json,
             nothing="No functions: nobody has submitted a job or registered a worker yet.",
+            several=several or by_node,
         )
         return
+    counts = _flat(ask_fleet(servers, Admin.status))
     _print(
-        servers,
-        sorted(_flat(ask_all(servers, Admin.status)), key=_by_function),
+        sorted(counts if by_node else _sums(counts, add_status), key=_by_function),
         ["Function", "Waiting", "Running", "Workers", ""],
         status_cells,
         as_json=as_json,
         nothing="No functions: nobody has submitted a job or registered a worker yet.",
+        several=several or by_node,
     )
 
 
-def _by_function(record: tuple[Server, Any]) -> tuple[str, str]:
+def add_status(one: FunctionStatus, other: FunctionStatus) -> FunctionStatus:
+    return FunctionStatus(
+        one.function, one.total + other.total, one.running + other.running, max(one.workers, other.workers)
+    )
+
+
+def add_priorities(one: FunctionPriorities, other: FunctionPriorities) -> FunctionPriorities:
+    return FunctionPriorities(
+        one.function,
+        one.high + other.high,
+        one.normal + other.normal,
+        one.low + other.low,
+        max(one.workers, other.workers),
+    )
+
+
+def _sums(records: list[tuple[Source, Any]], add: Callable[[Any, Any], Any]) -> list[tuple[Source, Any]]:
+    """The rows of a fleet's nodes added up; those of other servers as they are."""
+    sums: dict[tuple[Source, str], Any] = {}
+    for source, row in records:
+        key = (Source(fleet=source.fleet) if source.fleet else source, row.function)
+        sums[key] = add(sums[key], row) if key in sums else row
+    return [(source, row) for (source, _), row in sums.items()]
+
+
+def _by_function(record: tuple[Source, Any]) -> tuple[str, str]:
     return record[1].function, str(record[0])
 
 
@@ -86,15 +122,19 @@ def _priority_cells(row: FunctionPriorities) -> tuple[object, ...]:
 @json_option
 @click.option("--all", "everyone", is_flag=True, help="Show clients, too: connections without a function.")
 def workers(servers: Servers, as_json: bool, everyone: bool) -> None:
-    """Show who is connected and what they can do."""
-    records = [r for r in _flat(ask_all(servers, Admin.workers)) if everyone or r[1].functions]
+    """Show who is connected and what they can do.
+
+    One node of a fleet is enough: the others are asked, too. A worker is listed by each node that it is
+    connected with.
+    """
+    records = [r for r in _flat(ask_fleet(servers, Admin.workers)) if everyone or r[1].functions]
     _print(
-        servers,
         records,
         ["Address", "Name", "Functions"],
         lambda row: (row.address, row.client_id, " ".join(row.functions)),
         as_json=as_json,
         nothing="No connections." if everyone else "No workers. --all shows the other connections.",
+        several=len(servers.addresses) > 1,
     )
 
 
@@ -104,11 +144,11 @@ def workers(servers: Servers, as_json: bool, everyone: bool) -> None:
 def jobs(servers: Servers, as_json: bool) -> None:
     """Show every job on the servers.
 
-    Tries lost counts how often the job's worker went away before it was done.
+    Tries lost counts how often the job's worker went away before it was done. One node of a fleet is enough:
+    the others are asked, too.
     """
     _print(
-        servers,
-        _flat(ask_all(servers, Admin.jobs)),
+        _flat(ask_fleet(servers, Admin.jobs)),
         ["Job", "State", "Tries lost"],
         lambda row: (
             row.handle,
@@ -117,6 +157,7 @@ def jobs(servers: Servers, as_json: bool) -> None:
         ),
         as_json=as_json,
         nothing="No jobs.",
+        several=len(servers.addresses) > 1,
     )
 
 
@@ -162,16 +203,16 @@ def maxqueue(servers: Servers, as_json: bool, function: str | None, limits: tupl
         if not as_json:
             return
     try:
-        found = _flat(ask_all(servers, Admin.maxqueues))
+        found = _flat(_by_server(ask_all(servers, Admin.maxqueues)))
     except Failed as failure:
         if "UNKNOWN_SHOW" in failure.message:
             raise Failed(f"{failure.message}: gearmand can set limits but not show them") from None
         raise
     _print(
-        servers,
         [r for r in found if function is None or r[1].function == function],
         ["Function", "High", "Normal", "Low"],
         lambda row: (row.function, *(limit or "no limit" for limit in (row.high, row.normal, row.low))),
         as_json=as_json,
         nothing=f"No limit for {function}." if function else "No limits.",
+        several=len(servers.addresses) > 1,
     )

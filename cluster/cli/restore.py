@@ -122,7 +122,8 @@ def _restore(
     click.echo(
         f"{'would be written' if dry_run else 'written'} to {settings.etcd}, fleet {settings.fleet}: "
         f"generation {fleet_map.generation}, {len(fleet_map.slots)} slots, epochs {min(epochs)} to "
-        f"{max(epochs)}; {written.replicas} copies, {written.min_in_sync} to acknowledge; starts known to etcd forgotten"
+        f"{max(epochs)}; {written.replicas} copies, {written.min_in_sync} to acknowledge; "
+        "what etcd knew of earlier starts is forgotten"
     )
     if plan.lost:
         complain(

@@ -135,6 +135,25 @@ def ask_all(servers: Servers, question: Callable[[Admin], Answer]) -> list[tuple
 
     Raises NoServer when none answered, Failed when one refused.
     """
+    answers, faults = _ask(servers, question)
+    if not answers:
+        raise NoServer("no server answered. " + ". ".join(faults))
+    for line in faults:
+        complain(line)
+    return answers
+
+
+def ask_some(servers: Servers, question: Callable[[Admin], Answer]) -> list[tuple[Server, Answer]]:
+    """The same, and it may be that none answers."""
+    answers, faults = _ask(servers, question)
+    for line in faults:
+        complain(line)
+    return answers
+
+
+def _ask(
+    servers: Servers, question: Callable[[Admin], Answer]
+) -> tuple[list[tuple[Server, Answer]], list[str]]:
     answers: list[tuple[Server, Answer]] = []
     faults: list[str] = []
     for server in servers.addresses:
@@ -145,11 +164,7 @@ def ask_all(servers: Servers, question: Callable[[Admin], Answer]) -> list[tuple
             faults.append(str(fault))
         except Refused as refusal:
             raise Failed(str(refusal)) from None
-    if not answers:
-        raise NoServer("no server answered. " + ". ".join(faults))
-    for line in faults:
-        complain(line)
-    return answers
+    return answers, faults
 
 
 __all__ = [
@@ -159,6 +174,7 @@ __all__ = [
     "Servers",
     "addresses",
     "ask_all",
+    "ask_some",
     "client_tls",
     "complain",
     "server_options",

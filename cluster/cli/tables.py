@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -11,8 +11,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from client_ha.addresses import Server
 
 # Written to a file or pipe there is no terminal to fit: rows must not be cut to 80 columns.
 PIPE_COLUMNS = 1000
@@ -49,7 +47,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, nothing: s
         click.echo(nothing)
 
 
-def show_json(records: Iterable[tuple[Server, Any]]) -> None:
-    """Print dataclasses as a JSON list of objects, each with its server."""
-    rows = [{"server": str(server), **dataclasses.asdict(record)} for server, record in records]
+def show_json(records: Iterable[tuple[Mapping[str, str], Any]]) -> None:
+    """Print dataclasses as a JSON list of objects, each with who said it before it."""
+    rows = [{**source, **dataclasses.asdict(record)} for source, record in records]
     click.echo(json.dumps(rows, indent=2, ensure_ascii=False))

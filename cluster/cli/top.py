@@ -18,6 +18,7 @@ from rich.text import Text
 from client_ha.addresses import Server
 from cluster.cli import EXIT_NO_SERVER
 from cluster.cli.admin import Admin, FunctionStatus, Refused, Unreachable
+from cluster.cli.discover import whole_fleets
 from cluster.cli.servers import Servers, server_options
 from cluster.cli.tables import console, table
 
@@ -129,8 +130,10 @@ def top(servers: Servers, interval: float, once: bool) -> int:
     """Watch the queues in a live table; q or Ctrl-C ends.
 
     The longest queue comes first; one that nobody works on is red. Workers are those of the server that has
-    the most of them, because a worker registers with every server.
+    the most of them, because a worker registers with every server. One node of a fleet is enough: the others
+    are found when this begins.
     """
+    servers = whole_fleets(servers)
     looks = look(servers)
     if once or not sys.stdout.isatty():
         console().print(screen(looks))
