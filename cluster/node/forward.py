@@ -45,10 +45,13 @@ NOT_PRIMARY: Final = b"NOT_PRIMARY"
 PARKED_REQUESTS_MAX: Final = 100_000
 PARKED_BYTES_MAX: Final = 64 * 1024 * 1024
 ASKED_BYTES_MAX: Final = 64 * 1024 * 1024  # of one node, unanswered; beyond it clients are refused
+FORWARD_BYTES_MAX: Final = 8 * 1024 * 1024  # of requests, and of replies, in one frame
 RETRY_SECONDS: Final = 0.05  # after a node said that it is not the primary
+NODE_PARK_SECONDS: Final = 1.0  # how long another node's request waits here for a slot that is led here
 GUESTS_MAX: Final = 100_000
 
 _pack: Final = Struct(">4sII").pack
+_ASK_AGAIN: Final = error(NOT_PRIMARY, "ask again when the map has changed")
 _CREATED: Final = b"\0RES" + wire.JOB_CREATED.to_bytes(4, "big")
 _FOREGROUND: Final = frozenset(
     {wire.SUBMIT_JOB, wire.SUBMIT_JOB_HIGH, wire.SUBMIT_JOB_LOW, wire.SUBMIT_REDUCE_JOB}
@@ -131,13 +134,12 @@ class Relay:
 class Channel:
     """The conversation with one other node (or, looped back, with this one)."""
 
-    __slots__ = ("asked", "asked_bytes", "decoder", "requests", "size")
+    __slots__ = ("asked", "asked_bytes", "decoder", "requests")
 
     def __init__(self) -> None:
         self.asked: deque[Request] = deque()
         self.asked_bytes = 0
         self.requests: list[bytes] = []  # unsent
-        self.size = 0
         self.decoder = Decoder(from_server=True, packet_bytes_max=2**32 - 1)
 
 
@@ -255,18 +257,21 @@ class Forwarder:
 
     def _dispatch(self, request: Request) -> None:
         """To the slot's primary if it can be asked, else into the park."""
-        slot = request.slot
+        slot, connection = request.slot, request.connection
         fleet = self._fleet
-        serving = self._context.log.slots[slot].serving
-        if serving:
+        if self._context.log.slots[slot].serving:
             channel: Channel | None = self._own_channel
+        elif connection is not None and connection.node is not None:
+            # Never asked of a third: answers leave in order, so nodes would wait for each other in a circle.
+            if fleet.leads(slot) and connection is not self._own:
+                request.due = request.due or self._context.monotonic_seconds + NODE_PARK_SECONDS
+                self.park(request)
+            else:
+                self._fill(request, _ASK_AGAIN)
+            return
         else:
             name = fleet.primary_names[slot]
             channel = self.channels.get(name) if name is not None else None
-            if name is not None and request.connection is not None and name == request.connection.node:
-                # It believes that this node leads; one of both will learn better.
-                self._fill(request, error(NOT_PRIMARY, "ask again when the map has changed"))
-                return
         if channel is None:
             self.park(request)
         else:
@@ -281,7 +286,6 @@ class Forwarder:
         channel.asked.append(request)
         channel.asked_bytes += len(body)
         channel.requests.append(_pack(b"\0REQ", request.packet_type, len(body)) + body)
-        channel.size += len(body)
 
     def park(self, request: Request) -> None:
         """Wait until somebody can be asked."""
@@ -364,7 +368,11 @@ class Forwarder:
                     continue
                 self.parked_count -= 1
                 self.parked_bytes -= len(request.body)
-                self._refuse(request, reason or "no node leads this job's slot now; try again later")
+                connection = request.connection
+                if reason is None and connection is not None and connection.node is not None:
+                    self._fill(request, _ASK_AGAIN)
+                else:
+                    self._refuse(request, reason or "no node leads this job's slot now; try again later")
             if kept:
                 self.parked[slot] = kept
             else:
@@ -530,7 +538,6 @@ class Forwarder:
         channel = self.channels.get(name) if name is not None else None
         if channel is not None:
             channel.requests.append(_pack(b"\0REQ", packet_type, len(body)) + body)
-            channel.size += len(body)
 
     def _relayed_again(self, request: Request, packet: bytes) -> None:
         """A relayed job was submitted again: its clients keep the handle that they were told."""
@@ -649,10 +656,7 @@ class Forwarder:
         channel = self.channels.get(name)
         if channel is None or not channel.requests:
             return b""
-        data = b"".join(channel.requests)
-        channel.requests.clear()
-        channel.size = 0
-        return data
+        return take_bytes(channel.requests, FORWARD_BYTES_MAX)
 
     def loop_back(self) -> list[tuple[int, bytes]]:
         """Packets that this node asks of itself: what was parked and is led here now."""
@@ -667,6 +671,16 @@ class Forwarder:
     def own(self) -> Connection:
         """The connection over which this node asks itself."""
         return self._own
+
+
+def take_bytes(chunks: list[bytes], count_max: int) -> bytes:
+    """The head of a list of chunks, joined and taken from it; a chunk may be split."""
+    data = b"".join(chunks)
+    chunks.clear()
+    if len(data) > count_max:
+        chunks.append(data[count_max:])
+        return data[:count_max]
+    return data
 
 
 def _known(packet: bytes) -> int:

@@ -205,3 +205,23 @@ def test_a_restart_can_repeat_every_cut_that_was_made(data: st.DataObject) -> No
                 raw = entries.encode(entries.CUT, SLOT, epoch, number, b"")
                 restorer.apply(entries.decode_raw(raw, 0)[0])
     assert log.slots[SLOT].number == replica.number == number
+
+
+def test_no_more_is_cut_than_a_restart_that_folds_at_other_moments_has_left() -> None:
+    log = Log()
+    restorer = ReplicaRestorer(Replicator(log, "a" * 32))
+    replica = Replica()
+    number = 0
+    for size in (300, 148):  # in one frame each: folded once behind it
+        for _ in range(size):
+            number += 1
+            raw = encode("submitted" if number % 2 else "done", 1, 1, number)
+            replica.append(raw)
+            restorer.apply(entries.decode_raw(raw, 0)[0])
+        if replica.wants_fold():
+            replica.fold()
+    assert replica.cut(number - UNFOLDED_MIN)
+    restorer.apply(entries.Entry(entries.CUT, SLOT, 2, number - UNFOLDED_MIN, b""))
+    assert not replica.cut(number - UNFOLDED_MIN - 1), "the restart has folded it"
+    with pytest.raises(DamagedEntry):
+        restorer.apply(entries.Entry(entries.CUT, SLOT, 3, number - UNFOLDED_MIN - 1, b""))
