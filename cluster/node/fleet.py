@@ -24,10 +24,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from cluster.jobs import FINISHED, PENDING, RECLAIM, RUNNING, Job
+from cluster.jobs import FINISHED, PENDING, RECLAIM, RUNNING, Job, QueueLimits
 from cluster.node.connection import Connection
 from cluster.node.context import Context, job_record, slot_of_handle
-from cluster.node.forward import NOT_PRIMARY, REMEMBERED_SUBMIT, Forwarder, Request
+from cluster.node.forward import (
+    FORWARD_BYTES_MAX,
+    NOT_PRIMARY,
+    REMEMBERED_SUBMIT,
+    Forwarder,
+    Request,
+    take_bytes,
+)
 from cluster.node.restore import Restorer
 from cluster.placement import (
     Change,
@@ -48,7 +55,7 @@ from cluster.placement.view import FleetConfig, holders
 from cluster.replication import SLOT_COUNT, Group, entries
 from cluster.replication.frames import Frame, Hello
 from cluster.replication.replica import Replica
-from cluster.replication.replicator import READY, REJECTED_BY, Replicator
+from cluster.replication.replicator import READY, REJECTED_BY, UNSENT_BYTES_MAX, Replicator
 from cluster.wire import Decoder, error, response
 from cluster.wire import packets as wire
 
@@ -138,6 +145,15 @@ class Fleet:
             # Handles have 63 bytes; what is left of the incarnation comes back after twelve days.
             slot.name_foreground(me.incarnation & FOREGROUND_MASK, self._context.settings.handle_prefix)
         log.append_node(entries.START, me.incarnation, me.version.encode())
+
+    def restore_limits(self, limits: Sequence[tuple[int, bytes]]) -> None:
+        """What the journal says of `maxqueue`: number (not 0: taken away), body of LIMITS entries."""
+        ledger = self._context.ledger
+        for number, body in limits:
+            high, normal, low, name = entries.decode_limits(body)
+            function = ledger.function(name)
+            function.limits = None if number else QueueLimits(high, normal, low)
+            ledger.forget_if_idle(function)
 
     # ---- what etcd says
 
@@ -663,8 +679,7 @@ class Fleet:
         frame.requests = self.forwarder.take_requests(name)
         replies: list[bytes] = peer.connection.out_replies
         if replies:
-            frame.replies = b"".join(replies)
-            replies.clear()
+            frame.replies = take_bytes(replies, FORWARD_BYTES_MAX)
         frame.silent = tuple(
             member
             for member, since in self._missed.items()
@@ -674,6 +689,12 @@ class Fleet:
             return None
         self._told_silent[name] = now
         return frame if frame or frame.silent else None
+
+    def slow_peers(self) -> list[str]:
+        """Peers that do not take what is sent: their streams are to be begun anew, with whole states."""
+        return [
+            name for name, peer in self.replicator.peers.items() if peer.entries_bytes > UNSENT_BYTES_MAX
+        ]
 
     def frames_waiting(self) -> list[str]:
         """Peers for whom there is something to send."""

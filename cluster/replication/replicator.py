@@ -44,6 +44,7 @@ PIECE_BYTES_MAX: Final = 1024 * 1024
 STATE_BYTES_PER_TURN: Final = 256 * 1024
 PIECES_UNSENT_MAX: Final = 16  # states are not made faster than they leave
 FRAME_ENTRIES_BYTES_MAX: Final = 8 * 1024 * 1024
+UNSENT_BYTES_MAX: Final = 256 * 1024 * 1024  # for one peer; beyond it its stream is begun anew
 INCOMING_BYTES_MAX: Final = 1024 * 1024 * 1024  # of one slot's state while it arrives
 
 READY: Final = "ready"  # slot: every in-sync member has what was inherited

@@ -418,6 +418,8 @@ class FleetLife:
     def after_turn(self, *, loaded: bool, cut: bool) -> None:
         """Tell the streams for which there is something to say; under load not each time, but when a group
         was cut: one frame with much in it costs hardly more than one with little."""
+        for name in self.fleet.slow_peers():
+            self.port.drop(name, "it does not take what is sent")
         waiting = self.fleet.frames_waiting()
         if waiting:
             now = self._loop.time()
@@ -603,6 +605,18 @@ class FleetLife:
             yield step
         yield DrainStep(0, 0, True, f"{node} leads nothing, and no slot needs its copy: it stops")
         self._loop.call_later(0.2, self._server.stop)
+
+    def drain_self(self) -> None:
+        """SIGUSR1: the same, for whoever has no `gearfleet drain` at hand."""
+
+        async def drain() -> None:
+            try:
+                async for _ in self.drain(self.member.name, restart=True):
+                    pass
+            except ControlRefused as error:
+                self._log.error("cannot drain", reason=str(error))
+
+        self._spawn(drain())
 
     async def join(self, node: str) -> str:
         if node != self.member.name:

@@ -75,6 +75,7 @@ class Server:
         self.slow: dict[Connection, None] = {}  # peers with much unread output
         self.stopped = asyncio.Event()
         self.failed = False  # it stops because it must
+        self._disk_failed = False  # what was fsynced may not be on the disk
         self.deserted = asyncio.Event()  # stopping, and the last connection is gone
         self._loop = asyncio.get_running_loop()
         self._in_turn = False
@@ -204,6 +205,7 @@ class Server:
             )
             directory.bind(self.settings.fleet, SLOT_COUNT, jobs=jobs)
         self._begin_journal(directory)
+        fleet.restore_limits(restorer.limits)
         incarnation = directory.next_incarnation()
         await life.listen(incarnation, sock.getsockname()[1], empty=restorer.empty)
 
@@ -523,6 +525,7 @@ class Server:
                 reason=reason,
                 remedy="make room on the disk, or mend it; then start the node again",
             )
+            self._disk_failed = self._disk_failed or not may_recover
             self.fail()
             return
         if group_number:
@@ -719,6 +722,9 @@ class Server:
 
     def drain(self) -> None:
         """SIGUSR1, `shutdown graceful`: take no more connections, stop when no job is left."""
+        if self._life is not None:
+            self._life.drain_self()
+            return
         if self._draining:
             return
         self._draining = True
@@ -751,6 +757,10 @@ class Server:
             self.log.exception("failed while stopping; nothing acknowledged is lost")
         finally:
             if self._directory is not None:
+                if self._disk_failed:
+                    # Rule 10: whatever is there now, it must not count as a copy.
+                    with contextlib.suppress(OSError):
+                        self._directory.renew_identity("damaged")
                 self._directory.close()
             self.log.info("stopped", jobs=self.node.ledger.count())
             self.stopped.set()

@@ -607,6 +607,11 @@ class Settings(BaseSettings):
                 f"a node of a fleet keeps what it acknowledged: set durability to fsync, not "
                 f"{self.durability}; or leave etcd out, and the node stands alone"
             )
+        if self.salvage:
+            raise ValueError(
+                "salvage is for a node that stands alone: in a fleet a damaged node begins with nothing by "
+                "itself, and the others have its jobs; leave --salvage out"
+            )
         needed = self.keepalive_seconds + 2 * self.rpc_timeout_seconds + LEASE_MARGIN_SECONDS
         if needed > self.lease_seconds + 1e-9:
             raise ValueError(
