@@ -1,0 +1,277 @@
+"""The commands for a fleet, against three real nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.conftest import GEARFLEET, RunCommand, run_process
+from tests.support import eventually
+from tests.support.etcd import needs_etcd
+from tests.support.fleet import SHORT_LEASE, Fleet
+
+pytestmark = needs_etcd()
+
+
+@pytest.fixture(scope="module")
+def whole_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet(tmp_path_factory.mktemp("fleet"), ("a", "b", "c"), *SHORT_LEASE) as fleet:
+        fleet.start()
+        yield fleet
+
+
+@pytest.fixture
+def fleet(whole_fleet: Fleet) -> Fleet:
+    """Whole again, whatever the test before has done to it."""
+    for node in whole_fleet.nodes.values():
+        if not node.running:
+            node.close()
+            node.spawn()
+    whole_fleet.wait_until_in_sync()
+    return whole_fleet
+
+
+def peer(fleet: Fleet, *names: str) -> list[str]:
+    return ["--peer", ",".join(f"127.0.0.1:{fleet.nodes[name].peer_port}" for name in names or ("a",))]
+
+
+def test_the_map_is_a_letter_for_each_slot(fleet: Fleet, gearfleet: RunCommand) -> None:
+    lines = gearfleet("map", *peer(fleet)).out.decode().splitlines()
+    drawn = "".join(line[7:] for line in lines[:16])
+    assert len(drawn) == 1024
+    rows = json.loads(gearfleet("map", "--json", *peer(fleet)).out)["slots"]
+    assert drawn.lower() == "".join(row["primary"] for row in rows)
+    assert [line.split()[:3] for line in lines[19:22]] == [[n.upper(), n, "up"] for n in "abc"]
+
+
+def test_slots_are_shown_one_by_one(fleet: Fleet, gearfleet: RunCommand) -> None:
+    rows = json.loads(gearfleet("slots", "7", "1000-1001", "--json", *peer(fleet)).out)
+    assert [row["slot"] for row in rows] == [7, 1000, 1001]
+    assert set(rows[0]["in_sync"]) == {"a", "b", "c"}
+    lines = gearfleet("slots", "7", *peer(fleet)).out.decode().splitlines()
+    assert lines[2].split()[0] == "7"
+    for slip in ("1024", "9-3", "x"):
+        ended = gearfleet("slots", slip, *peer(fleet))
+        assert ended.code == 2
+        assert b"give numbers from 0 to 1023" in ended.err
+
+
+def test_nothing_is_promoted_while_a_whole_copy_is_left(fleet: Fleet, gearfleet: RunCommand) -> None:
+    for arguments, message in (
+        ([], b"every slot has a whole copy on a node that is up"),
+        (["5"], b"slot 5 has a whole copy on a, b, c: it loses nothing"),
+        (["--node", "x"], b"x is not up; these are: a, b, c"),
+    ):
+        ended = gearfleet("promote", "--lossy", *arguments, *peer(fleet))
+        assert ended.code == 1
+        assert message in ended.err
+    assert gearfleet("promote", *peer(fleet)).code == 2
+
+
+def test_one_node_is_enough_to_see_the_jobs_of_all(
+    fleet: Fleet, gearfleet: RunCommand, function: bytes
+) -> None:
+    name, at = function.decode(), ["-s", fleet.nodes["a"].address]
+    with fleet.connect("a") as client, fleet.connect("b") as worker:
+        for number in range(30):
+            client.submit(function, unique=b"%d" % number, background=True)
+        worker.can_do(function)
+        worker.settle()
+        rows = [row for row in json.loads(gearfleet("status", "--json", *at).out) if row["function"] == name]
+        assert rows == [{"fleet": "test", "function": name, "total": 30, "running": 0, "workers": 1}]
+        lines = gearfleet("status", *at).out.decode().splitlines()
+        assert lines[2].split() == [name, "30", "0", "1"]
+        rows = json.loads(gearfleet("status", "--by-node", "--json", *at).out)
+        counts = {row["node"]: row["total"] for row in rows if row["function"] == name}
+        assert set(counts) <= {"a", "b", "c"}
+        assert sum(counts.values()) == 30
+        assert len(counts) > 1
+        rows = json.loads(gearfleet("status", "--priorities", "--json", *at).out)
+        assert [row["normal"] for row in rows if row["function"] == name] == [30]
+        assert len(json.loads(gearfleet("jobs", "--json", *at).out)) == 30
+        rows = json.loads(gearfleet("workers", "--json", *at).out)
+        assert [row["node"] for row in rows if name in row["functions"]] == ["b"]
+        top = gearfleet("top", "--once", *at).out.decode()
+        assert all(node.address in top for node in fleet.nodes.values())
+        # Two addresses of one fleet are not counted twice.
+        both = ["-s", f"{fleet.nodes['a'].address},{fleet.nodes['b'].address}"]
+        rows = [
+            row for row in json.loads(gearfleet("status", "--json", *both).out) if row["function"] == name
+        ]
+        assert [row["total"] for row in rows] == [30]
+    with fleet.connect("b") as worker:
+        handles = [row["handle"] for row in json.loads(gearfleet("jobs", "--json", *at).out)]
+        assert gearfleet("cancel", *handles, *at).code == 0
+
+
+def test_a_drained_node_leads_nothing_and_ends(fleet: Fleet, gearfleet: RunCommand) -> None:
+    # When it is told by its own environment, as a container's preStop does
+    node = fleet.nodes["c"]
+    environment = {
+        "GEARFLEET_NAME": "c",
+        "GEARFLEET_ETCD": fleet.etcd.address,
+        "GEARFLEET_FLEET": fleet.fleet,
+        "GEARFLEET_PEER_PORT": str(node.peer_port),
+        "GEARFLEET_ADVERTISE": "127.0.0.1",
+    }
+    ended = run_process(GEARFLEET, "drain", "--self", "--restart", environment=environment)
+    # Then it says how far it is, and its process ends well.
+    assert ended.code == 0, ended
+    lines = ended.out.decode().splitlines()
+    assert lines[0].startswith("c: still leads ")
+    assert lines[-1] == "c leads nothing, and no slot needs its copy: it stops"
+    assert node.wait_for_exit() == 0
+    leads = {
+        n["name"]: n["leads"] for n in json.loads(gearfleet("nodes", "--json", *peer(fleet)).out)["nodes"]
+    }
+    assert leads.get("c", 0) == 0
+    assert sum(leads.values()) == 1024
+    # When nothing listens, then the init system hears 1 at once.
+    ended = run_process(GEARFLEET, "drain", "--self", environment=environment)
+    assert ended.code == 1
+    assert b"c cannot be drained: no node answered. nothing answers at 127.0.0.1" in ended.err
+    # And when another node has its port, that one is left alone.
+    environment["GEARFLEET_PEER_PORT"] = str(fleet.nodes["a"].peer_port)
+    ended = run_process(GEARFLEET, "drain", "--self", environment=environment)
+    assert ended.code == 1
+    assert b"the node that listens there is a, the environment says c" in ended.err
+
+
+def test_a_drain_that_cannot_end_is_given_up_and_called_off(
+    whole_fleet: Fleet, gearfleet: RunCommand
+) -> None:
+    fleet = whole_fleet
+    # Given two nodes of three, and two have to have each job: the last but one cannot go for good.
+    if fleet.nodes["c"].running:
+        fleet.drain("c")
+    ended = gearfleet("drain", "b", "--timeout", "0.5", *peer(fleet))
+    assert ended.code == 1
+    assert b"gearfleet join b calls it off" in ended.err
+    states = {
+        n["name"]: n["state"] for n in json.loads(gearfleet("nodes", "--json", *peer(fleet)).out)["nodes"]
+    }
+    assert states["b"] == "draining"
+
+    assert gearfleet("join", "b", *peer(fleet)).out == b"b takes part again\n"
+    assert gearfleet("join", "b", *peer(fleet)).out == b"b takes part already\n"
+    ended = gearfleet("join", "nobody", *peer(fleet))
+    assert ended.code == 1
+    assert b"has no node called nobody; it has a, b" in ended.err
+
+
+def test_a_drain_by_name_passes_through_another_node_and_shows_itself_on_a_terminal(fleet: Fleet) -> None:
+    process_id, terminal = pty.fork()
+    if process_id == 0:
+        os.environ.update(COLUMNS="100", TERM="xterm")
+        os.execv(GEARFLEET, [GEARFLEET, "drain", "b", "--restart", *peer(fleet)])
+    shown = b""
+
+    def ended() -> bool:
+        nonlocal shown
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # the terminal closes with the process
+            return True
+        return False
+
+    try:
+        eventually(ended)
+        assert os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]) == 0
+    finally:
+        os.close(terminal)
+    assert b"b: still leads" in shown
+    assert b"b leads nothing, and no slot needs its copy: it stops" in shown
+    assert fleet.nodes["b"].wait_for_exit() == 0
+
+
+def test_nodes_are_listed_and_a_missing_one_fails_the_check(fleet: Fleet, gearfleet: RunCommand) -> None:
+    # Given three nodes that are well
+    ended = gearfleet("nodes", "--check", *peer(fleet))
+    assert ended.code == 0, ended
+    lines = ended.out.decode().splitlines()
+    row = lines[2].split()
+    assert row[:5] == ["a", "up", "-", fleet.nodes["a"].address, "0.1.0"]
+    assert row[6:] == ["1,024", "0"]
+    assert sum(int(line.split()[5]) for line in lines[2:5]) == 1024
+    assert lines[-1] == "all slots have all their copies; etcd answers"
+    # When one is killed, then the others say so, and a command finds one that answers.
+    fleet.kill("a")
+
+    def seen() -> bool:
+        told = json.loads(gearfleet("nodes", "--json", *peer(fleet, "b")).out)
+        return bool(told["under_replicated"])
+
+    eventually(seen)
+    ended = gearfleet("nodes", "--check", *peer(fleet, "a", "b"))
+    assert ended.code == 1
+    assert b"nothing answers at 127.0.0.1" in ended.err
+    assert b"under-replicated, with fewer than 3" in ended.out
+    assert gearfleet("nodes", *peer(fleet, "b")).code == 0
+    rows = json.loads(gearfleet("slots", "--under-replicated", "--json", "0-9", *peer(fleet, "b")).out)
+    assert rows
+    assert gearfleet("slots", "--unavailable", *peer(fleet, "b")).out == b"No such slots.\n"
+
+
+def test_a_node_that_is_up_is_not_forgotten_one_that_is_gone_is(
+    whole_fleet: Fleet, gearfleet: RunCommand
+) -> None:
+    fleet = whole_fleet
+    ended = gearfleet("forget", "b", *peer(fleet, "b"))
+    assert ended.code == 1
+    assert b"b is up: drain it" in ended.err
+    if fleet.nodes["a"].running:
+        fleet.kill("a")
+
+    def forgotten() -> bool:
+        return gearfleet("forget", "a", *peer(fleet, "b")).code == 0
+
+    eventually(forgotten)
+
+
+# ---- without a fleet
+
+
+def test_where_nobody_listens_the_exit_code_is_3(
+    gearfleet: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARFLEET_PEER", "127.0.0.1:1")
+    commands = [["nodes"], ["map"], ["slots"], ["drain", "a"], ["join", "a"], ["forget", "a"]]
+    for command in [*commands, ["promote", "--lossy"]]:
+        ended = gearfleet(*command)
+        assert ended.code == 3, command
+        assert b"no node answered. nothing answers at 127.0.0.1:1 (Connection refused)" in ended.err
+
+
+def test_a_node_that_stands_alone_has_nobody_to_give_to(gearfleet: RunCommand) -> None:
+    ended = gearfleet("drain", "--self")
+    assert ended.code == 1
+    assert b"GEARFLEET_ETCD is not set, so this node stands alone" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nodes", "--peer", "h:x"], b"the port must be a number"),
+        (["nodes", "--peer", ","], b"give 1 to 64 nodes"),
+        (["nodes", "--peer-ca", "x"], b"set peer_certificate and peer_key too"),
+        (["drain"], b"name the NODE to drain"),
+        (["drain", "a", "--self"], b"or give --self"),
+    ],
+)
+def test_a_slip_is_a_usage_error(gearfleet: RunCommand, arguments: list[str], message: bytes) -> None:
+    ended = gearfleet(*arguments)
+    assert ended.code == 2
+    assert message in ended.err
+
+
+def test_the_environment_of_drain_self_is_checked(
+    gearfleet: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARFLEET_PEER_PORT", "many")
+    ended = gearfleet("drain", "--self")
+    assert ended.code == 1
+    assert b"GEARFLEET_PEER_PORT cannot be 'many'" in ended.err
