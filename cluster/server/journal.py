@@ -265,7 +265,7 @@ class Journal:
         self._write_began = 0.0  # monotonic; 0 = no write is under way
         self._fsync_latency = Latency()
         self._begin_segment()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._run_to_the_end, name="journal", daemon=True)
         self._thread.start()
 
     # ---- for the loop
@@ -312,6 +312,23 @@ class Journal:
         self._thread.join()
 
     # ---- the thread
+
+    def _run_to_the_end(self) -> None:
+        """Whatever goes wrong is told: nobody may wait for a thread that is dead."""
+        try:
+            self._run()
+        except Exception as error:
+            self._failed = self._broken = self._sealed = True
+            self._reason = f"the journal failed, which is a defect ({type(error).__name__}: {error})"
+            self._call_soon(self._on_failed, 0, self._reason, False)
+            while True:
+                command, number, _ = self._queue.get()
+                if command == "group":
+                    self._call_soon(self._on_failed, number, self._reason, False)
+                elif command == "stop":
+                    if self._on_stopped is not None:
+                        self._call_soon(self._on_stopped)
+                    return
 
     def _run(self) -> None:
         queue = self._queue
