@@ -210,7 +210,7 @@ class FleetLife:
             host=settings.advertise,
             port=gearman_port,
             peer_port=self.port.port,
-            http_port=settings.http_port,
+            http_port=max(0, settings.http_port),  # -1: none
             zone=settings.zone,
             version=__version__,
             empty=empty,
