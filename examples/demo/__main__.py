@@ -8,21 +8,27 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from examples.demo import pictures, processes, tally
 from examples.demo.callers import Callers
+from examples.demo.processes import DemoFailed, Node, Process
+from examples.demo.screen import Screen
+from examples.demo.watcher import Watcher
 
 WORKERS = max(3, min(8, os.cpu_count() or 1))
-KILL_AT_SHARE = 0.35  # of all jobs done; both kinds are under way then
-DOWN_SECONDS = 1.0  # long enough to be seen
-GIVE_UP_SECONDS = 600.0  # without any progress
+NAMES = ("a", "b", "c")
+START_SECONDS_MAX = 60.0
+MEND_SECONDS_MAX = 60.0  # until all is whole again
+GIVE_UP_SECONDS = 120.0  # without any progress
+FROZEN_SECONDS = 2.0  # longer than the lease
+POLL_SECONDS = 0.02
 
 console = Console()
 
@@ -30,23 +36,25 @@ console = Console()
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--photos", type=Path, help="a folder of photographs; without it pictures are drawn")
-    parser.add_argument("--drawn", type=int, default=72, help="pictures to draw (%(default)s)")
+    parser.add_argument("--drawn", type=int, default=64, help="pictures to draw (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="(%(default)s)")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    # What the client notices of the kill, above the progress bars.
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(name)s: %(message)s",
-        handlers=[RichHandler(console=console, show_time=False, show_path=False, show_level=False)],
+    parser.add_argument(
+        "--lease-seconds", type=int, default=5, help="a node silent so long is dead (%(default)s)"
     )
+    parser.add_argument(
+        "--work-seconds", type=float, default=36.0, help="jobs come for so long (%(default)s)"
+    )
+    parser.add_argument("--pause-seconds", type=float, default=1.0, help="between events (%(default)s)")
+    options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         return demonstrate(options)
-    except processes.DemoFailed as failure:
+    except DemoFailed as failure:
         console.print(f"[bold red]the demo could not go on:[/] {failure}")
         return 2
     except KeyboardInterrupt:
-        console.print("interrupted; node and workers are stopped")
+        console.print("interrupted; etcd, nodes and workers are stopped")
         return 130
 
 
@@ -54,123 +62,214 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _clear_away_undisturbed() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def demonstrate(options: argparse.Namespace) -> int:
-    for folder in ("photographs", "thumbnails", "previews"):
+    for folder in ("photographs", "thumbnails", "previews", "logs"):
         shutil.rmtree(options.output / folder, ignore_errors=True)
+    logs = options.output / "logs"
+    logs.mkdir(parents=True)
+    # What clients notice: interesting, and far too much for one screen.
+    logging.basicConfig(filename=logs / "clients.log", format="%(asctime)s %(message)s")
     photos = _photographs(options)
     with ExitStack() as cleanup:
         scratch = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gearfleet-demo-")))
         records = scratch / "records"
         records.mkdir()
-        node = processes.Node(scratch)
-        cleanup.callback(node.stop)
-        node.start()
-        console.print(f"the node runs at {node.address} (process {node.pid}), data in {scratch}/data")
-        workers = [processes.worker(number, node.address, records, scratch) for number in range(WORKERS)]
-        for worker in workers:
-            cleanup.callback(worker.stop)
-            worker.start()
-        cleanup.callback(_ask_to_stop, workers)  # called before each is waited for: all end at the same time
-        console.print(f"{WORKERS} worker processes: {', '.join(str(worker.pid) for worker in workers)}")
-        callers = Callers(node.address, photos, options.output)
-        cleanup.callback(callers.close)
-        begun = time.monotonic()
-        callers.start()
-        made = tally.Records(records)
-        _watch(callers, made, node, workers)
-        seconds = time.monotonic() - begun
-    made.read()
-    return _conclude(callers, made, seconds, options.output)
-
-
-def _ask_to_stop(workers: list[processes.Process]) -> None:
-    for worker in workers:
-        worker.ask_to_stop()
+        demo = Demo(options, photos, scratch, logs, records)
+        cleanup.callback(demo.close)
+        cleanup.callback(_clear_away_undisturbed)  # called first
+        demo.start()
+        with demo.screen:
+            demo.play()
+    return _conclude(demo, options.output)
 
 
 def _photographs(options: argparse.Namespace) -> list[Path]:
     if options.photos is not None:
         if not options.photos.is_dir():
-            raise processes.DemoFailed(f"{options.photos} is no folder")
+            raise DemoFailed(f"{options.photos} is no folder")
         photos, broken = pictures.find(options.photos.resolve())
         note = f"; {broken} more cannot be read as pictures" if broken else ""
         console.print(f"{len(photos)} photographs in {options.photos}{note}")
         if not photos:
-            raise processes.DemoFailed(f"no picture in {options.photos}")
+            raise DemoFailed(f"no picture in {options.photos}")
         return photos
     folder = (options.output / "photographs").resolve()
-    with _progress() as progress:
-        return list(
-            progress.track(
-                pictures.draw(folder, options.drawn), total=options.drawn, description="drawing pictures"
-            )
-        )
+    columns = TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console) as progress:
+        drawn = pictures.draw(folder, options.drawn)
+        return list(progress.track(drawn, total=options.drawn, description="drawing pictures"))
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
+class Demo:
+    """etcd, three nodes, some workers, and callers who want thumbnails."""
 
+    def __init__(
+        self, options: argparse.Namespace, photos: list[Path], scratch: Path, logs: Path, records: Path
+    ) -> None:
+        self._lease_seconds: int = options.lease_seconds
+        self._pause_seconds: float = options.pause_seconds  # long enough to be seen
+        self._etcd = processes.Etcd(scratch, logs)
+        self._nodes = [Node(name, self._etcd, self._lease_seconds, scratch, logs) for name in NAMES]
+        addresses = ",".join(node.address for node in self._nodes)
+        self._workers = [processes.worker(number, addresses, records, logs) for number in range(WORKERS)]
+        self._watcher = Watcher(self._nodes)
+        self.callers = Callers(addresses, photos, options.output, options.work_seconds)
+        self.made = tally.Records(records)
+        self.screen = Screen(console, self._nodes, self._watcher, self.callers, self.made)
+        self.faults: list[tally.Fault] = []
+        self.seconds = 0.0
 
-def _watch(
-    callers: Callers, made: tally.Records, node: processes.Node, workers: list[processes.Process]
-) -> None:
-    """Show progress until everything is done; kill the node on the way."""
-    total = callers.background_total + callers.foreground_total
-    killed = False
-    done = 0
-    moved_at = time.monotonic()
-    with _progress() as progress:
-        background = progress.add_task("background thumbnails", total=callers.background_total)
-        foreground = progress.add_task("foreground previews", total=callers.foreground_total)
-        while not (callers.finished and done >= total - _failed(callers)):
-            time.sleep(0.05)
-            for process in (node, *workers):
-                process.check()
-            counts = made.read()
-            thumbnails = sum(1 for unique in counts if unique.startswith("thumbnail"))
-            progress.update(background, completed=thumbnails)
-            progress.update(foreground, completed=len(callers.foreground.answered))
-            now_done = thumbnails + len(callers.foreground.answered)
-            if now_done != done:
-                done, moved_at = now_done, time.monotonic()
+    @property
+    def _processes(self) -> list[Process]:
+        return [self._etcd, *self._nodes, *self._workers]
+
+    def start(self) -> None:
+        self._etcd.start()
+        self._until(self._etcd.healthy, "etcd does not answer", START_SECONDS_MAX)
+        for process in (*self._nodes, *self._workers):
+            process.start()
+        self._watcher.start()
+        pids = {"etcd": [self._etcd.pid], "nodes": [node.pid for node in self._nodes]}
+        pids["workers"] = [worker.pid for worker in self._workers]
+        for what, numbers in pids.items():
+            console.print(f"{what}: process {', '.join(map(str, numbers))}")
+        self._until(self._watcher.whole, "the nodes do not make a fleet", START_SECONDS_MAX)
+
+    def close(self) -> None:
+        """No process stays. The nodes' data is thrown away, so they need not hand it over."""
+        self.callers.close()
+        self._watcher.close()
+        for worker in self._workers:
+            worker.ask_to_stop()
+        for process in self._workers:
+            process.stop()
+        for process in (*self._nodes, self._etcd):
+            process.kill()
+
+    # ---- what happens
+
+    def play(self) -> None:
+        """Jobs come evenly; meanwhile one node after the other goes away and comes back."""
+        begun = time.monotonic()
+        self.callers.start()
+        killed, frozen, drained = self._nodes
+        self.screen.say("three nodes, each leads a third of 1024 slots; jobs come in")
+        self._pass(2 * self._pause_seconds)
+        self._kill(killed)
+        self._pass(self._pause_seconds)
+        self._freeze(frozen)
+        self._pass(self._pause_seconds)
+        self._drain(drained)
+        self.screen.say("all nodes are back; the rest of the jobs")
+        self._finish()
+        self.seconds = time.monotonic() - begun
+
+    def _kill(self, node: Node) -> None:
+        fault = tally.Fault(f"{node.name} killed")
+        self.screen.say(f"[bold red]kill -9 {node.pid}[/]: node {node.name} is dead")
+        node.kill()
+        self._taken_over(fault, node, "by proof: its port refuses")
+        self._pass(self._pause_seconds)
+        node.start()
+        self.screen.say(f"[bold green]node {node.name} is started again[/] as process {node.pid}")
+        self._whole(fault)
+
+    def _freeze(self, node: Node) -> None:
+        fault = tally.Fault(f"{node.name} frozen")
+        self.screen.say(f"[bold red]kill -STOP {node.pid}[/]: node {node.name} is frozen, its port is open")
+        node.freeze()
+        self._taken_over(fault, node, f"when its lease of {self._lease_seconds} s had run out")
+        self._pass(FROZEN_SECONDS)
+        self.screen.say(f"[bold green]kill -CONT {node.pid}[/]: it wakes in an epoch that is over")
+        node.wake()
+        self._whole(fault)
+
+    def _drain(self, node: Node) -> None:
+        fault = tally.Fault(f"{node.name} drained")
+        self.screen.say(f"[bold yellow]gearfleet drain {node.name}[/]")
+        node.may_end = True
+        self._watcher.drain(node.name)
+        self._taken_over(fault, node, "handed over, while serving")
+        self._until(lambda: not node.runs, f"{node.name} does not stop", MEND_SECONDS_MAX)
+        self._pass(self._pause_seconds)
+        node.start()
+        self.screen.say(f"[bold green]node {node.name} is started again[/] as process {node.pid}")
+        self._whole(fault)
+
+    def _taken_over(self, fault: tally.Fault, node: Node, how: str) -> None:
+        """Wait until the others serve all slots."""
+
+        def done() -> bool:
+            status = self._watcher.status
+            if status is None or any(each.leads for each in status.nodes if each.name == node.name):
+                return False
+            return self._watcher.serving_exactly() == sum(each.leads for each in status.nodes)
+
+        self._until(done, f"nobody takes over from {node.name}", MEND_SECONDS_MAX)
+        fault.taken_over_seconds = time.monotonic() - fault.begun
+        self.screen.say(f"the others serve its slots after {fault.taken_over_seconds:.2f} s ({how})")
+
+    def _whole(self, fault: tally.Fault) -> None:
+        self._until(self._watcher.whole, "the fleet does not become whole again", MEND_SECONDS_MAX)
+        fault.ended = time.monotonic()
+        self.faults.append(fault)
+        self.screen.say("it has caught up: every slot has three copies, and each node leads a third")
+
+    def _finish(self) -> None:
+        """Until everything that was promised is done."""
+        seen = -1
+        moved_at = time.monotonic()
+
+        def done() -> bool:
+            nonlocal seen, moved_at
+            progress = sum(self.made.read().values()) + len(self.callers.foreground.answered)
+            if progress != seen:
+                seen, moved_at = progress, time.monotonic()
             if time.monotonic() - moved_at > GIVE_UP_SECONDS:
-                console.print(f"[red]no progress for {GIVE_UP_SECONDS:.0f} s: giving up[/]")
-                return
-            if not killed and done >= total * KILL_AT_SHARE:
-                killed = True
-                _kill_and_restart(node, total - done)
+                self.screen.say(f"[red]no progress for {GIVE_UP_SECONDS:.0f} s: giving up[/]")
+                return True
+            return self.callers.finished and all(one.done >= one.acknowledged for one in self.rows())
+
+        self._until(done, "", float("inf"))
+
+    def rows(self) -> list[tally.Row]:
+        made = self.made.read()
+        return [
+            tally.row("background", self.callers.background, made, answered=False),
+            tally.row("foreground", self.callers.foreground, made, answered=True),
+        ]
+
+    # ---- waiting
+
+    def _pass(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self._until(lambda: time.monotonic() >= end, "", float("inf"))
+
+    def _until(self, condition: Callable[[], bool], failure: str, seconds_max: float) -> None:
+        limit = time.monotonic() + seconds_max
+        while not condition():
+            for process in self._processes:
+                process.check()
+            if time.monotonic() > limit:
+                raise DemoFailed(f"{failure} within {seconds_max:.0f} s; logs: {self._etcd.log_folder}")
+            self.screen.refresh()
+            time.sleep(POLL_SECONDS)
 
 
-def _failed(callers: Callers) -> int:
-    return len(callers.background.errors) + len(callers.foreground.errors)
-
-
-def _kill_and_restart(node: processes.Node, left: int) -> None:
-    console.print(f"[bold red]kill -9 {node.pid}[/]: the node is dead, {left} jobs are not done")
-    node.kill()
-    time.sleep(DOWN_SECONDS)
-    begun = time.monotonic()
-    node.start()
-    console.print(
-        f"[bold green]started again[/] as process {node.pid} after {time.monotonic() - begun:.1f} s"
-    )
-
-
-def _conclude(callers: Callers, made: tally.Records, seconds: float, output: Path) -> int:
-    rows = [
-        tally.row("background", callers.background, made.made, answered=False),
-        tally.row("foreground", callers.foreground, made.made, answered=True),
-    ]
-    console.print(tally.table(rows, seconds))
-    for error in (callers.background.errors + callers.foreground.errors)[:5]:
+def _conclude(demo: Demo, output: Path) -> int:
+    rows = demo.rows()
+    waits = demo.callers.background.waits
+    console.print(tally.table(rows, demo.seconds))
+    console.print(tally.fault_table(demo.faults, waits))
+    for error in (demo.callers.background.errors + demo.callers.foreground.errors)[:5]:
         console.print(f"[red]{error}[/]")
-    console.print(f"thumbnails and previews: {output}")
+    console.print(f"thumbnails, previews and logs: {output}")
+    console.print(tally.verdict(rows, demo.faults, waits), style="bold", soft_wrap=True)
     complete = all(one.lost == 0 and one.done == one.submitted for one in rows)
     return 0 if complete else 1
 

@@ -1,59 +1,110 @@
-"""Those who want thumbnails: one queues background jobs, some wait for foreground ones."""
+"""Those who want thumbnails: some queue background jobs, some wait for foreground ones."""
 
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from client_ha import GearfleetError, HAClient
 
-PIXELS = (800, 400, 200)  # the longer side of the thumbnails of each photograph
+# A page offers each photograph in many widths, and the browser takes the one that fits its screen.
+WIDTHS_MAX = 40
+WIDTHS_MIN = 3
+THUMBNAILS = 2_500  # about; many photographs have fewer widths each
+WIDTH_STEP = 8
+BACKGROUND_CALLERS = 8
 FOREGROUND_CALLERS = 4
-RESULT_SECONDS_MAX = 120.0
+RESULT_SECONDS_MAX = 60.0
+
+
+def widths(photos: int) -> list[int]:
+    """The longer sides of the thumbnails of each photograph."""
+    count = max(WIDTHS_MIN, min(WIDTHS_MAX, THUMBNAILS // max(1, photos)))
+    return [WIDTH_STEP * number for number in range(1 + WIDTHS_MAX - count, WIDTHS_MAX + 1)]
+
+
+class Acknowledged(NamedTuple):
+    """One acknowledgement of a background job."""
+
+    at: float  # monotonic
+    waited_seconds: float
 
 
 @dataclass(slots=True)
 class Promises:
-    """What was asked for and what the node promised, by unique key; appended to by the callers' threads."""
+    """What was asked for and what the fleet promised, by unique key; appended to by the callers' threads."""
 
     submitted: list[str] = field(default_factory=list)
     acknowledged: list[str] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)  # foreground: the result came back
     errors: list[str] = field(default_factory=list)
+    waits: list[Acknowledged] = field(default_factory=list)  # background
+
+
+class _Orders:
+    """Hands out work to threads, each piece not before its time."""
+
+    def __init__(self, count: int, seconds: float, stopping: threading.Event) -> None:
+        self._count = count
+        self._interval_seconds = seconds / count
+        self._stopping = stopping
+        self._next = 0
+        self._lock = threading.Lock()
+        self._begun = time.monotonic()
+
+    def take(self) -> int | None:
+        """The next one's number, when it is due; None when there is none."""
+        with self._lock:
+            number = self._next
+            self._next += 1
+        if number >= self._count:
+            return None
+        due = self._begun + number * self._interval_seconds
+        if self._stopping.wait(max(0.0, due - time.monotonic())):
+            return None
+        return number
 
 
 class Callers:
-    """Starts threads that submit all jobs through one HAClient, which is made for many threads."""
+    """Starts threads that submit all jobs through one HAClient, which is made for many threads. The jobs come
+    evenly, over `seconds`: so there is work under way whatever happens meanwhile."""
 
-    def __init__(self, address: str, photos: Sequence[Path], output: Path) -> None:
+    def __init__(self, addresses: str, photos: Sequence[Path], output: Path, seconds: float) -> None:
         self.background = Promises()
         self.foreground = Promises()
-        self._client = HAClient(address, submit_timeout=RESULT_SECONDS_MAX)
+        self._addresses = addresses
+        self._client: HAClient | None = None
         self._photos = photos
+        self._widths = widths(len(photos))
+        self._seconds = seconds
         self._thumbnails = output / "thumbnails"
         self._previews = output / "previews"
         self._stopping = threading.Event()
-        self._queue: SimpleQueue[tuple[int, Path]] = SimpleQueue()
-        for numbered in enumerate(photos):
-            self._queue.put(numbered)
-        self._threads = [threading.Thread(target=self._submit_background, daemon=True)]
-        self._threads += [
-            threading.Thread(target=self._wait_foreground, daemon=True) for _ in range(FOREGROUND_CALLERS)
-        ]
+        self._threads: list[threading.Thread] = []
 
     @property
     def background_total(self) -> int:
-        return len(self._photos) * len(PIXELS)
+        return len(self._photos) * len(self._widths)
 
     @property
     def foreground_total(self) -> int:
         return len(self._photos)
 
     def start(self) -> None:
+        self._client = HAClient(self._addresses, submit_timeout=RESULT_SECONDS_MAX)
         self._thumbnails.mkdir(parents=True, exist_ok=True)
         self._previews.mkdir(parents=True, exist_ok=True)
+        for count, total, submit in (
+            (BACKGROUND_CALLERS, self.background_total, self._background),
+            (FOREGROUND_CALLERS, self.foreground_total, self._foreground),
+        ):
+            orders = _Orders(total, self._seconds, self._stopping)
+            self._threads += [
+                threading.Thread(target=self._work, args=(orders, submit), daemon=True) for _ in range(count)
+            ]
         for thread in self._threads:
             thread.start()
 
@@ -63,51 +114,55 @@ class Callers:
 
     def close(self) -> None:
         self._stopping.set()
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(5)
+            thread.join(5)
 
-    def _submit_background(self) -> None:
-        """Returns from each submit when the node has the job on disk; waits out a node that is down."""
-        for number, photo in enumerate(self._photos):
-            for pixels in PIXELS:
-                target = self._thumbnails / f"{number:04d}-{photo.stem}-{pixels}.jpg"
-                order = json.dumps({"photo": str(photo), "pixels": pixels, "target": str(target)})
-                unique = f"thumbnail-{number:04d}-{pixels}"
+    def _work(self, orders: _Orders, submit: Callable[[int], None]) -> None:
+        while (number := orders.take()) is not None:
+            submit(number)
 
-                def submit(order: str = order, unique: str = unique) -> None:
-                    self._client.submit("thumbnail", order, unique=unique, background=True)
-                    self.background.acknowledged.append(unique)
+    def _background(self, number: int) -> None:
+        """Returns when the job is on the disks of the fleet."""
+        photo_index, width_index = divmod(number, len(self._widths))
+        pixels, photo = self._widths[width_index], self._photos[photo_index]
+        target = self._thumbnails / f"{photo_index:04d}-{photo.stem}-{pixels}.jpg"
+        order = json.dumps({"photo": str(photo), "pixels": pixels, "target": str(target)})
+        unique = f"thumbnail-{photo_index:04d}-{pixels}"
+        promises = self.background
+        assert self._client is not None
+        promises.submitted.append(unique)
+        begun = time.monotonic()
+        try:
+            self._client.submit("thumbnail", order, unique=unique, background=True)
+        except (GearfleetError, OSError) as error:
+            self._failed(promises, unique, error)
+            return
+        now = time.monotonic()
+        promises.waits.append(Acknowledged(now, now - begun))
+        promises.acknowledged.append(unique)
 
-                self._guarded(submit, unique, self.background)
-                if self._stopping.is_set():
-                    return
-
-    def _wait_foreground(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                number, photo = self._queue.get_nowait()
-            except Empty:
-                return
-            unique = f"preview-{number:04d}"
-
-            def submit(photo: Path = photo, unique: str = unique, number: int = number) -> None:
-                job = self._client.submit("preview", photo.read_bytes(), unique=unique)
-                try:
-                    small = job.result(timeout=RESULT_SECONDS_MAX)
-                finally:
-                    if job.handle is not None:
-                        self.foreground.acknowledged.append(unique)
-                (self._previews / f"{number:04d}-{photo.stem}.jpg").write_bytes(small)
-                self.foreground.answered.append(unique)
-
-            self._guarded(submit, unique, self.foreground)
-
-    def _guarded(self, submit: Callable[[], None], unique: str, promises: Promises) -> None:
+    def _foreground(self, number: int) -> None:
+        """Returns with the result."""
+        photo = self._photos[number]
+        unique = f"preview-{number:04d}"
+        promises = self.foreground
+        assert self._client is not None
         promises.submitted.append(unique)
         try:
-            submit()
+            job = self._client.submit("preview", photo.read_bytes(), unique=unique)
+            try:
+                small = job.result(timeout=RESULT_SECONDS_MAX)
+            finally:
+                if job.handle is not None:
+                    promises.acknowledged.append(unique)
+            (self._previews / f"{number:04d}-{photo.stem}.jpg").write_bytes(small)
         except (GearfleetError, OSError) as error:
-            if not self._stopping.is_set():
-                promises.errors.append(f"{unique}: {error}")
+            self._failed(promises, unique, error)
+            return
+        promises.answered.append(unique)
+
+    def _failed(self, promises: Promises, unique: str, error: Exception) -> None:
+        if not self._stopping.is_set():
+            promises.errors.append(f"{unique}: {error}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFilter, UnidentifiedImageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
-DRAWN_SIZE = (1600, 1200)
+DRAWN_SIZE = (1200, 900)
 
 
 def find(folder: Path) -> tuple[list[Path], int]:

@@ -1,12 +1,14 @@
 """Promised against made."""
 
+import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.table import Table
 
-from examples.demo.callers import Promises
+from examples.demo.callers import Acknowledged, Promises
 
 
 class Records:
@@ -53,23 +55,64 @@ def row(name: str, promises: Promises, made: Counter[str], *, answered: bool) ->
     )
 
 
+@dataclass(slots=True)
+class Fault:
+    """What was done to a node, and how long it took to mend; seconds from its beginning."""
+
+    name: str  # "a killed"
+    begun: float = field(default_factory=time.monotonic)
+    taken_over_seconds: float = 0.0
+    ended: float = 0.0  # all nodes are back and every slot has all its copies
+
+    def slowest_seconds(self, waits: Sequence[Acknowledged]) -> float:
+        """Of the acknowledgements that were waited for meanwhile."""
+        return max(
+            (
+                wait.waited_seconds
+                for wait in waits
+                if wait.at >= self.begun and wait.at - wait.waited_seconds <= self.ended
+            ),
+            default=0.0,
+        )
+
+
 def table(rows: list[Row], seconds: float) -> Table:
-    grid = Table(title="one node, killed with -9 in the middle", title_justify="left")
+    grid = Table(title=f"{seconds:.0f} seconds of work", title_justify="left")
     grid.add_column("jobs")
-    for column in ("submitted", "acknowledged", "done", "lost", "run twice", "seconds"):
+    for column in ("submitted", "acknowledged", "done", "lost", "run twice"):
         grid.add_column(column, justify="right")
-    total = Row(
-        "all",
-        *(
-            sum(getattr(one, field) for one in rows)
-            for field in ("submitted", "acknowledged", "done", "lost", "run_twice")
-        ),
-    )
+    total = total_of(rows)
     for one in (*rows, total):
-        last = one is total
         lost = f"[bold red]{one.lost}[/]" if one.lost else "[bold green]0[/]"
         counts = (str(one.submitted), str(one.acknowledged), str(one.done), lost, str(one.run_twice))
-        grid.add_row(one.name, *counts, f"{seconds:.1f}" if last else "", style="bold" if last else "")
+        grid.add_row(one.name, *counts, style="bold" if one is total else "")
         if one is rows[-1]:
             grid.add_section()
     return grid
+
+
+def total_of(rows: Sequence[Row]) -> Row:
+    fields = ("submitted", "acknowledged", "done", "lost", "run_twice")
+    return Row("all", *(sum(getattr(one, field) for one in rows) for field in fields))
+
+
+def fault_table(faults: Sequence[Fault], waits: Sequence[Acknowledged]) -> Table:
+    grid = Table(title="what happened", title_justify="left")
+    grid.add_column("node")
+    for column in ("others lead its slots after", "slowest acknowledgement", "all is whole again after"):
+        grid.add_column(column, justify="right")
+    for fault in faults:
+        times = (fault.taken_over_seconds, fault.slowest_seconds(waits), fault.ended - fault.begun)
+        grid.add_row(fault.name, *(f"{seconds:.2f} s" for seconds in times))
+    return grid
+
+
+def verdict(rows: Sequence[Row], faults: Sequence[Fault], waits: Sequence[Acknowledged]) -> str:
+    """All that counts, in one line."""
+    total = total_of(rows)
+    slowest = max((wait.waited_seconds for wait in waits), default=0.0)
+    taken_over = ", ".join(f"{fault.taken_over_seconds:.2f} s ({fault.name})" for fault in faults)
+    return (
+        f"acknowledged {total.acknowledged}, done {total.done}, lost {total.lost}, "
+        f"run twice {total.run_twice}, slowest acknowledgement {slowest:.2f} s, taken over in {taken_over}"
+    )

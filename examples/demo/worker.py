@@ -1,4 +1,4 @@
-"""A worker process of the demo: python -m examples.demo.worker SERVER RECORDS
+"""A worker process of the demo: python -m examples.demo.worker SERVERS RECORDS
 
 Each thumbnail that is finished is one line in a file of this process, written after the thumbnail itself. So
 the table at the end counts what workers did, and not what anybody believes.
@@ -28,8 +28,8 @@ def shrink(source: Path | io.BytesIO, pixels: int) -> bytes:
     return out.getvalue()
 
 
-def make_worker(server: str, records: Path) -> HAWorker:
-    worker = HAWorker(server)
+def make_worker(servers: str, records: Path) -> HAWorker:
+    worker = HAWorker(servers)
     record = (records / f"{os.getpid()}.txt").open("a", buffering=1)
 
     @worker.task("thumbnail", timeout_seconds=TASK_SECONDS_MAX)

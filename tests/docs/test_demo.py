@@ -1,4 +1,4 @@
-"""`make demo`, smaller: it kills a node, loses nothing, leaves nothing behind, and would notice a loss."""
+"""`make demo`, shorter: nodes die, freeze and leave, nothing is lost, nothing stays behind, and a loss would be seen."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ import pytest
 from PIL import Image
 
 from examples.demo import pictures, tally
-from examples.demo.callers import PIXELS, Promises
+from examples.demo.callers import THUMBNAILS, WIDTHS_MAX, WIDTHS_MIN, Acknowledged, Promises, widths
+from tests.support.etcd import needs_etcd
 
 ROOT = Path(__file__).parents[2]
-DRAWN = 10
+DRAWN = 4
 DEMO_SECONDS_MAX = 90.0
+SHORT = (
+    *("--drawn", str(DRAWN), "--lease-seconds", "2"),
+    *("--work-seconds", "8", "--pause-seconds", "0.2"),
+)
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def scratch(tmp_path: Path) -> Path:
 @pytest.fixture
 def demo(tmp_path: Path, scratch: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [*(sys.executable, "-m", "examples.demo", "--drawn", str(DRAWN), "--output", str(tmp_path / "out"))],
+        [sys.executable, "-m", "examples.demo", *SHORT, "--output", str(tmp_path / "out")],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(scratch), "COLUMNS": "200", "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
@@ -51,11 +56,11 @@ def table_rows(output: str) -> dict[str, list[str]]:
 
 
 def process_ids(output: str) -> list[int]:
-    started = re.findall(r"process (\d+)", output)
-    workers = re.search(r"worker processes: ([\d, ]+)", output)
-    assert started
-    assert workers
-    return [int(number) for number in started + workers[1].split(",")]
+    started = [
+        int(number) for match in re.findall(r"process ([\d, ]+)", output) for number in match.split(",")
+    ]
+    assert len(started) >= 1 + 3 + 3, output
+    return started
 
 
 def assert_gone(process_id: int) -> None:
@@ -63,19 +68,28 @@ def assert_gone(process_id: int) -> None:
         os.kill(process_id, 0)
 
 
-def test_the_demo_kills_the_node_and_loses_nothing(
+@needs_etcd()
+def test_nodes_are_killed_frozen_and_drained_and_nothing_is_lost(
     demo: subprocess.Popen[str], tmp_path: Path, scratch: Path
 ) -> None:
     output, _ = demo.communicate(timeout=DEMO_SECONDS_MAX)
 
     assert demo.returncode == 0, output
-    assert re.search(r"kill -9 \d+: the node is dead, \d+ jobs are not done", output)
-    assert "started again as process" in output
-    background, foreground = DRAWN * len(PIXELS), DRAWN
+    assert re.search(r"kill -9 \d+: node a is dead", output)
+    assert re.search(r"kill -STOP \d+: node b is frozen", output)
+    assert "gearfleet drain c" in output
+    assert output.count("is started again") == 2
+    assert output.count("it has caught up") == 3
+    background, foreground = DRAWN * WIDTHS_MAX, DRAWN
     rows = table_rows(output)
     assert rows["background"][:4] == [str(background)] * 3 + ["0"]
     assert rows["foreground"][:4] == [str(foreground)] * 3 + ["0"]
     assert rows["all"][:4] == [str(background + foreground)] * 3 + ["0"]
+    assert {"a killed", "b frozen", "c drained"} < rows.keys()
+    last = output.splitlines()[-1]
+    assert last.startswith(
+        f"acknowledged {background + foreground}, done {background + foreground}, lost 0, run"
+    )
     with Image.open(tmp_path / "out" / "thumbnails" / "0000-hills-000-200.jpg") as thumbnail:
         assert thumbnail.size == (200, 150)
     assert len(list((tmp_path / "out" / "thumbnails").iterdir())) == background
@@ -85,10 +99,11 @@ def test_the_demo_kills_the_node_and_loses_nothing(
         assert_gone(process_id)
 
 
+@needs_etcd()
 def test_ctrl_c_ends_the_demo_and_all_its_processes(demo: subprocess.Popen[str], scratch: Path) -> None:
     assert demo.stdout is not None
     output = ""
-    while "worker processes" not in output:
+    while "is frozen" not in output:
         line = demo.stdout.readline()
         assert line, output
         output += line
@@ -101,6 +116,28 @@ def test_ctrl_c_ends_the_demo_and_all_its_processes(demo: subprocess.Popen[str],
     assert list(scratch.iterdir()) == []
     for process_id in process_ids(output):
         assert_gone(process_id)
+
+
+def test_the_slowest_acknowledgement_of_a_fault_is_one_that_was_waited_for_meanwhile() -> None:
+    fault = tally.Fault("a killed", begun=10.0, taken_over_seconds=1.0, ended=20.0)
+    waits = [
+        Acknowledged(9.0, 8.0),
+        Acknowledged(12.0, 3.0),
+        Acknowledged(21.0, 2.0),
+        Acknowledged(30.0, 9.0),
+    ]
+
+    assert fault.slowest_seconds(waits) == 3.0
+    assert fault.slowest_seconds([]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("photos", "count"), [(1, WIDTHS_MAX), (100, THUMBNAILS // 100), (10_000, WIDTHS_MIN)]
+)
+def test_few_photographs_are_wanted_in_more_widths(photos: int, count: int) -> None:
+    found = widths(photos)
+    assert len(set(found)) == len(found) == count
+    assert min(found) > 0
 
 
 def test_a_promised_job_that_nobody_made_is_lost() -> None:
