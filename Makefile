@@ -48,7 +48,7 @@ format: $(ready) ## ruff's fixes and layout
 bench: $(ready) ## side by side with gearmand, where that is installed; under 5 minutes. BENCH_ARGS="throughput --jobs 200000"
 	@$(bin)/python -m benchmarks $(BENCH_ARGS)
 
-demo: $(ready) ## thumbnails by several workers, with a kill -9 in the middle; PHOTOS=dir for your own pictures
+demo: $(ready) ## a fleet makes thumbnails; a node is killed, one frozen, one drained. PHOTOS=dir for your own pictures
 	@$(bin)/python -m examples.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 proto: $(ready) ## compile proto/ into cluster/server/generated, to be committed with it

@@ -1,4 +1,4 @@
-"""`make demo`, shorter: nodes die, freeze and leave, nothing is lost, nothing stays behind, and a loss would be seen."""
+"""`make demo`, shorter: nodes die, freeze and leave; nothing is lost, and nothing stays behind."""
 
 from __future__ import annotations
 
