@@ -381,7 +381,7 @@ class FleetLife:
         self._hint()
 
     def peer_frame(self, name: str, frame: Frame) -> None:
-        self._server.turn()
+        began = self._server.begin()
         try:
             self.fleet.receive(name, frame, time.monotonic())
         except ProtocolBroken as error:
@@ -389,6 +389,9 @@ class FleetLife:
                 "a node said what cannot be; beginning anew with it", node=name, reason=str(error)
             )
             self.port.drop(name, str(error))
+        finally:
+            if began:
+                self._server.end()
 
     def peer_refused(self, name: str) -> None:
         """Proof of death. Only a node that reaches another one may act on it."""

@@ -327,11 +327,13 @@ class Server:
             self.begin()
             self._loop.call_soon(self.end)
 
-    def begin(self) -> None:
-        """Begin a turn that the caller ends."""
-        if not self._in_turn:
-            self._in_turn = True
-            self.node.begin_turn(time.time(), time.monotonic())
+    def begin(self) -> bool:
+        """Begin a turn that the caller ends; false when one is under way, which somebody else ends."""
+        if self._in_turn:
+            return False
+        self._in_turn = True
+        self.node.begin_turn(time.time(), time.monotonic())
+        return True
 
     def end(self) -> None:
         """End the turn: entries to the journal, answers to their connections."""
@@ -495,7 +497,7 @@ class Server:
     # ---- the journal's answers
 
     def _on_committed(self, group_number: int) -> None:
-        self.turn()
+        began = self.begin()
         self._writing = False
         if self._failure is not None:
             self._recovered()
@@ -507,6 +509,8 @@ class Server:
             self._count_commits()
         if self._checkpoint_group and group_number >= self._checkpoint_group:
             self._checkpoint_done()
+        if began:
+            self.end()
 
     def _count_commits(self) -> None:
         """A group counts when it is committed: in a fleet that is when every in-sync member has it."""
