@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import secrets
 import threading
 import time
 from collections import Counter
@@ -23,11 +24,12 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext
+from tests.support.waiting import eventually
 
 FUNCTION: Final = "bench"
 SLOTS: Final = 1024
 SUBMIT_SECONDS: Final = 30.0  # what a caller waits for an acknowledgement before it is an error
-DRAIN_SECONDS: Final = 120.0
+STUCK_SECONDS: Final = 20.0  # nothing was run for so long although there are jobs: they are lost
 
 
 class Acknowledged(NamedTuple):
@@ -84,6 +86,7 @@ class Load:
         self._concurrency = concurrency
         self._submit_seconds = submit_seconds
         self._stop = False
+        self._token = secrets.token_hex(4)  # keys are remembered: another load's are answered, but not run
         self._numbers = itertools.count()
         self._tasks: list[asyncio.Task[None]] = []
         self.acknowledged: list[Acknowledged] = []
@@ -126,7 +129,7 @@ class Load:
         while not self._stop:
             await asyncio.sleep(max(0.0, due - self.now()))
             due = max(due + period, self.now())
-            await self.submit(f"{next(self._numbers):08d}")
+            await self.submit(f"{self._token}-{next(self._numbers):08d}")
 
     async def submit(self, unique: str) -> None:
         """Submit one job and note what became of it."""
@@ -152,7 +155,7 @@ class Load:
         wanted = set(slots)
         keys: dict[int, str] = {}
         for number in itertools.count():
-            unique = f"probe-{next(self._numbers)}-{number}"
+            unique = f"{self._token}-probe-{next(self._numbers)}-{number}"
             if (slot := slot_of(unique)) in wanted:
                 keys[slot] = unique
                 wanted.discard(slot)
@@ -176,9 +179,7 @@ class Load:
     def wait_for(self, count: int, timeout_seconds: float = SUBMIT_SECONDS) -> None:
         """Wait until so many more are acknowledged."""
         until = len(self.acknowledged) + count
-        deadline = self.now() + timeout_seconds
-        while len(self.acknowledged) < until and self.now() < deadline:
-            time.sleep(0.01)
+        eventually(lambda: len(self.acknowledged) >= until, timeout_seconds=timeout_seconds)
 
     def longest_gap_seconds(self, begun: float, ended: float | None = None) -> float:
         """The longest time from one acknowledgement, of whichever node, to the next."""
@@ -193,14 +194,17 @@ class Load:
 
     def drain(self) -> None:
         """Wait until the worker has run all that was acknowledged; give up when nothing moves any more."""
-        deadline = self.now() + DRAIN_SECONDS
-        seen, moved_at = -1, self.now()
-        while (left := len(self.lost())) and self.now() < deadline:
-            if left != seen:
-                seen, moved_at = left, self.now()
-            if self.now() - moved_at > 20.0:
-                break
-            time.sleep(0.05)
+        left = len(self.lost())
+
+        def fewer() -> bool:
+            return len(self.lost()) < left
+
+        while left:
+            try:
+                eventually(fewer, timeout_seconds=STUCK_SECONDS)
+            except AssertionError:
+                return
+            left = len(self.lost())
 
     def lost(self) -> list[str]:
         """Acknowledged and never run."""

@@ -30,6 +30,7 @@ from tests.support.peer import Peer
 from tests.support.waiting import eventually
 
 FLEET_SECONDS = 30.0  # for what takes a second on an idle machine
+LOOK_SECONDS = 0.05  # between two looks at the whole fleet, which cost its nodes something
 # Leases that run out soon: for tests that wait for it.
 SHORT_LEASE = ("--lease-seconds", "2", "--keepalive-seconds", "0.3", "--rpc-timeout-seconds", "0.5")
 _PORTS = range(15_000, 32_000)
@@ -155,9 +156,12 @@ class Fleet:
         return node
 
     def start(self, *, wait: bool = True) -> Fleet:
-        """Start etcd and all nodes that do not run."""
+        """Start etcd and all nodes that do not run, and wake those that are frozen."""
         if self._own_etcd:
             self.etcd.start()
+        for node in self.nodes.values():
+            if node.running and node.frozen:
+                node.resume()
         for node in self.nodes.values():
             if not node.running:
                 node.spawn()
@@ -289,7 +293,7 @@ class Fleet:
             return not last
 
         try:
-            eventually(done, timeout_seconds=timeout_seconds)
+            eventually(done, timeout_seconds=timeout_seconds, poll_seconds=LOOK_SECONDS)
         except AssertionError as error:
             logs = "\n".join(f"-- {node.name}\n{node.log_tail()}" for node in self.nodes.values())
             raise AssertionError(f"{error}\nno fleet that {what}: {last}\n{logs}") from None

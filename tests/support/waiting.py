@@ -15,7 +15,11 @@ _POLL_SECONDS = 0.01
 
 
 def eventually(
-    observe: Callable[[], Value], expected: object = None, *, timeout_seconds: float = WAIT_SECONDS
+    observe: Callable[[], Value],
+    expected: object = None,
+    *,
+    timeout_seconds: float = WAIT_SECONDS,
+    poll_seconds: float = _POLL_SECONDS,
 ) -> Value:
     """Observe again and again until it equals `expected` (or is true, when nothing is expected).
 
@@ -30,4 +34,4 @@ def eventually(
         if time.monotonic() > deadline:
             wanted = "something true" if expected is None else repr(expected)
             raise AssertionError(f"waited {timeout_seconds} s for {wanted}; last seen: {seen!r}")
-        pause.wait(_POLL_SECONDS)
+        pause.wait(poll_seconds)
