@@ -483,8 +483,7 @@ class Forwarder:
         if relay is None:
             packet = (request.packet_type, request.body, request.slot)
             relay = self.relays[handle] = Relay(handle, name, packet)
-        if not any(client is connection for client, _ in relay.clients):
-            relay.clients.append((connection, handle))
+        relay.clients.append((connection, handle))  # once for each submit, as at the primary itself
         if connection.relayed is None:
             connection.relayed = set()
         connection.relayed.add(handle)
