@@ -16,7 +16,7 @@ from cluster.cli.admin import Admin, Refused, Unreachable
 from cluster.cli.daemon import daemonize
 from cluster.cli.gearmand_options import Gearmand, help_text, read
 from cluster.cli.raw import OptionFault, RawCommand
-from cluster.server.settings import Settings, SettingsError, fields, load_settings
+from cluster.server.settings import Settings, SettingsError, environment_notes, fields, load_settings
 
 STATE_DIR: Final = Path("/var/lib/gearfleet")
 # gearmand's own defaults for a daemon.
@@ -101,7 +101,7 @@ def _serve(settings: Settings, options: Gearmand) -> int:
     from cluster.server.process import run
 
     _set_limits(options)
-    return run(settings, notes=options.notes)
+    return run(settings, notes=[*options.notes, *environment_notes()])
 
 
 def _set_limits(options: Gearmand) -> None:

@@ -25,7 +25,10 @@ from client_ha import (
     HAWorker,
     Job,
     JobFailed,
+    JobTimeout,
     NoServerAvailable,
+    ServerBusy,
+    ServerRefused,
 )
 from client_ha.context import JobContext
 from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER, EXIT_USAGE
@@ -182,11 +185,11 @@ def _report(
         except GearfleetError as fault:
             error = fault
     if as_json:
-        click.echo(json.dumps(_record(job, output.take() + result, error), ensure_ascii=False))
+        click.echo(json.dumps(_record(job, output.take() + result, error, timeout), ensure_ascii=False))
     else:
         _write(output.take())
         if error is not None:
-            complain(str(error))
+            complain(in_words(error, timeout))
         elif background:
             assert isinstance(job, Job)
             click.echo(job.handle)
@@ -200,7 +203,34 @@ def _report(
     return EXIT_NO_SERVER if isinstance(error, NoServerAvailable) else EXIT_FAILED
 
 
-def _record(job: Job | GearfleetError, output: bytes, error: GearfleetError | None) -> dict[str, object]:
+def in_words(error: GearfleetError, seconds: float | None) -> str:
+    """An error of the library, whose remedies are calls, in words for the shell."""
+    if isinstance(error, NoServerAvailable):
+        tried = "; ".join(f"{server}: {fault}" for server, fault in error.attempts) or "nobody"
+        return (
+            f"no server took the job within {seconds or ACKNOWLEDGE_SECONDS:g} s. Tried {tried}. Check "
+            "--servers and that a server runs there; with a longer --timeout it is tried for longer"
+        )
+    if isinstance(error, ServerBusy):
+        return (
+            f"{error.server} takes no such job now: {error.text}. Nothing was queued. Submit it again later; "
+            "gearfleet status shows what waits, gearfleet maxqueue the limits"
+        )
+    if isinstance(error, ServerRefused):
+        return (
+            f"{error.server} refuses the job: {error.code} {error.text}. It would be refused again: change it"
+        )
+    if isinstance(error, JobTimeout):
+        return (
+            f"no result within {seconds or 0:g} s (--timeout). If it still waits it is dropped, if it runs "
+            "already nobody gets its result; --background leaves a job to the server"
+        )
+    return str(error)
+
+
+def _record(
+    job: Job | GearfleetError, output: bytes, error: GearfleetError | None, seconds: float | None
+) -> dict[str, object]:
     """A job as JSON; output that is no UTF-8 comes as base64."""
     record: dict[str, object] = {}
     if isinstance(job, Job):
@@ -215,7 +245,14 @@ def _record(job: Job | GearfleetError, output: bytes, error: GearfleetError | No
             record["output"] = output.decode()
         except UnicodeDecodeError:
             record["output_base64"] = base64.b64encode(output).decode()
-    record["error"] = None if error is None else {"type": type(error).__name__, "message": str(error)}
+    record["error"] = (
+        None
+        if error is None
+        else {
+            "type": type(error).__name__,
+            "message": in_words(error, seconds),
+        }
+    )
     return record
 
 

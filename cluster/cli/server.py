@@ -11,6 +11,7 @@ from cluster.server.settings import (
     CONFIG_ENVIRONMENT,
     Settings,
     SettingsError,
+    environment_notes,
     fields,
     load_settings,
     shown,
@@ -97,7 +98,7 @@ def start(settings: Settings) -> int:
     """Run the node; return its exit code. The imports are late: --help needs no event loop."""
     from cluster.server import run
 
-    return int(run(settings, attach=[_http_port] if settings.http_listens else []))
+    return int(run(settings, environment_notes(), attach=[_http_port] if settings.http_listens else []))
 
 
 async def _http_port(server: "Server") -> "Callable[[], Awaitable[None]]":

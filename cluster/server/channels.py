@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from cluster.server.errors import StartError
+from cluster.server.files import require_readable
 
 DEAD_CONNECTION_SECONDS: Final = 20
 MESSAGE_BYTES_MAX: Final = 65 * 1024 * 1024  # the largest payload and 1 MiB around it
@@ -39,6 +40,7 @@ def load_peer_tls(certificate: Path | None, key: Path | None, ca: Path | None) -
             if path is None
         ]
         raise StartError(f"TLS between nodes needs all three of its files: set {' and '.join(missing)} too")
+    require_readable(peer_certificate=certificate, peer_key=key, peer_ca=ca)
     try:
         # gRPC says nothing of a bad file but that a handshake failed.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -78,6 +78,7 @@ class FleetLife:
         self._closed = False
         self.waits_for = "etcd"
         self.stop_reason: str | None = None
+        self._tls = load_peer_tls(settings.peer_certificate, settings.peer_key, settings.peer_ca)
         options = store_options(settings)
         self.store = Store(
             options, on_hint=self._hint, on_lease=self._lease, on_failure=self._failed_for_good
@@ -192,14 +193,12 @@ class FleetLife:
         settings = self._settings
         name, identity = settings.name, self.directory.identity.hex
         hello = Hello(settings.fleet, name, identity, incarnation, PROTOCOL_VERSION, SLOT_COUNT, __version__)
-        tls = load_peer_tls(settings.peer_certificate, settings.peer_key, settings.peer_ca)
-        self._tls = tls
         self.port = PeerPort(
             hello,
             settings.peer_host,
             settings.peer_port,
             self,
-            tls=tls,
+            tls=self._tls,
             handlers=(ControlService(self).handler,),
         )
         await self.port.start()

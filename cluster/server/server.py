@@ -144,6 +144,7 @@ class Server:
         """Restore the journal, then serve on a bound socket. Raises StartError, OSError."""
         settings = self.settings
         now = time.time()
+        tls = tls_context(settings)  # what it says is wrong comes before anything is made
         self.node.begin_turn(now, time.monotonic())
         if self._life is not None:
             await self._join(self._life, sock)
@@ -157,7 +158,6 @@ class Server:
         if self._life is None:
             self.node.lead_all(incarnation, __version__)
         self._connections_max = settings.max_connections or self._descriptors_allow()
-        tls = tls_context(settings)
         if tls is None:
             self._port = PlainPort(self, self._selector, sock, settings.backlog)
             self._selector.only_ours = lambda: not self._in_turn
@@ -732,7 +732,11 @@ class Server:
         if self._draining:
             return
         self._draining = True
-        self.log.info("stopping when no job is left", jobs=self.node.ledger.count())
+        self.log.info(
+            "stopping when no job is left",
+            jobs=self.node.ledger.count(),
+            hint="SIGTERM stops at once: background jobs that wait are kept, and run after the next start",
+        )
         self._close_port()
         self.turn()
 

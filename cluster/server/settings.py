@@ -136,6 +136,28 @@ def environment_value(name: str) -> str | None:
     return None if not value or (name.endswith("port") and value.startswith("tcp://")) else value
 
 
+# What Kubernetes puts into the environment of every pod for services whose names begin with "gearfleet".
+_SERVICE: Final = re.compile(r".*_SERVICE_(HOST|PORT(_.+)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_.+)?")
+# Variables that are no settings of a node: see CONFIG_ENVIRONMENT, cluster/cli/control.py and setup.py.
+_OTHERS: Final = frozenset({"CONFIG", "PEER", "COMPILE"})
+
+
+def environment_notes() -> list[str]:
+    """What is in the environment under our prefix, and is no setting: misspelt, most likely."""
+    notes = []
+    for variable, value in sorted(os.environ.items()):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name == variable or name in _OTHERS or name.lower() in Settings.model_fields:
+            continue
+        if _SERVICE.fullmatch("_" + name) or (name.endswith("PORT") and "://" in value):
+            continue
+        near = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1, cutoff=0.0)
+        notes.append(
+            f"{variable} is no setting and is ignored; the nearest is {shown(near[0])['environment']}"
+        )
+    return notes
+
+
 class _Environment(EnvSettingsSource):
     def __call__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__call__().items() if environment_value(name)}

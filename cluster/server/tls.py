@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, cast
 
 from cluster.server.errors import StartError
+from cluster.server.files import require_readable
 from cluster.server.peer import UNREAD_HIGH_WATER_BYTES, new_connection, set_options, take
 from cluster.wire import Decoder
 
@@ -21,6 +22,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     """What the settings say of TLS; None for none. Raises StartError."""
     if settings.tls_certificate is None:
         return None
+    names = ("tls_certificate", "tls_key", "tls_ca")
+    require_readable(**{name: getattr(settings, name) for name in names})
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key)
@@ -29,7 +32,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ssl.SSLError) as error:
         raise StartError(
-            f"TLS cannot be set up ({error}): check tls_certificate, tls_key and tls_ca"
+            f"TLS cannot be set up ({error}): tls_certificate {settings.tls_certificate} and tls_key "
+            f"{settings.tls_key} have to be PEM and belong together, tls_ca has to be PEM"
         ) from None
     return context
 

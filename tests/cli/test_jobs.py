@@ -151,6 +151,25 @@ def test_a_job_nobody_does_ends_with_the_time(
     assert b"no result" in ended.err
 
 
+def test_a_refused_submit_is_explained_in_words_for_the_shell(
+    gearfleet: RunCommand, shared_node: Node, function: bytes
+) -> None:
+    name, at = function.decode(), ["-s", shared_node.address]
+    assert gearfleet("maxqueue", name, "1", *at).code == 0
+    submit = ["submit", "-b", *at, name, "x", "--timeout", "0.3"]
+    handle = gearfleet(*submit).out.decode().strip()
+    ended = gearfleet(*submit)
+    assert ended.code == 1
+    assert b"takes no such job now: Job queue is full. Nothing was queued." in ended.err
+    assert b"gearfleet maxqueue the limits" in ended.err
+    record = json.loads(gearfleet(*submit, "--json").out)
+    assert record["error"]["type"] == "ServerBusy"
+    for library_word in ("unique key", "result(", "map("):
+        assert library_word not in ended.err.decode() + record["error"]["message"]
+    assert gearfleet("cancel", handle, *at).code == 0
+    assert gearfleet("maxqueue", name, "0", *at).code == 0
+
+
 def test_ctrl_c_is_no_traceback(shared_node: Node, function: bytes) -> None:
     program = Program([GEARFLEET, "submit", "-s", shared_node.address, function.decode(), "x"])
     try:

@@ -83,3 +83,25 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     ended = run_process("sh", "-c", f"{GEARFLEET} server --help | head -1")
     assert ended.out.startswith(b"Usage: gearfleet server")
     assert ended.err == b""
+
+
+@pytest.mark.parametrize("setting", ["tls", "peer"])
+def test_a_certificate_that_is_not_there_is_named_before_anything_is_made(
+    tmp_path: Path, setting: str
+) -> None:
+    data, missing = tmp_path / "data", tmp_path / "missing.pem"
+    options = [f"--{setting}-{part}" for part in ("certificate", "key", "ca")]
+    ended = run_process(
+        *(GEARFLEET, "server", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(data)),
+        *(word for option in options for word in (option, str(missing))),
+        *("--etcd", "127.0.0.1:1", "--peer-port", "0", "--http-port", "-1"),
+    )
+    assert ended.code == 1
+    text = ended.err.decode()
+    assert f"{setting}_certificate {missing} cannot be read (No such file or directory): correct" in text
+    assert not data.exists()
+
+
+def test_a_misspelt_variable_is_in_the_log(start_node: StartNode) -> None:
+    node = start_node(durability="memory", environment={"GEARFLEET_REPLICA": "5"})
+    assert "nearest is GEARFLEET_REPLICAS" in node.wait_for_event("option")["note"]

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.server.settings import Settings, SettingsError, load_settings, parse_size_bytes
+from cluster.server.settings import (
+    Settings,
+    SettingsError,
+    environment_notes,
+    load_settings,
+    parse_size_bytes,
+)
 
 
 @pytest.fixture
@@ -221,3 +227,21 @@ def test_node_is_another_word_for_name() -> None:
 
     context = server.make_context("server", ["--node", "n1"])
     assert context.params["name"] == "n1"
+
+
+def test_a_misspelt_variable_is_told_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment_notes() == []
+    for name in ("GEARFLEET_PORT", "GEARFLEET_CONFIG", "GEARFLEET_PEER"):
+        monkeypatch.setenv(name, "x")
+    # Kubernetes, for services called gearfleet, gearfleet-etcd and gearfleet-1
+    for name in (
+        *("GEARFLEET_SERVICE_HOST", "GEARFLEET_SERVICE_PORT_GEARMAN", "GEARFLEET_ETCD_SERVICE_PORT"),
+        *("GEARFLEET_PORT_4730_TCP", "GEARFLEET_ETCD_PORT_2379_TCP_ADDR", "GEARFLEET_1_PORT_4730_UDP_PROTO"),
+    ):
+        monkeypatch.setenv(name, "10.0.0.1")
+    monkeypatch.setenv("GEARFLEET_ETCD_PORT", "tcp://10.0.0.1:2379")
+    assert environment_notes() == []
+    monkeypatch.setenv("GEARFLEET_DATADIR", "/data")
+    assert environment_notes() == [
+        "GEARFLEET_DATADIR is no setting and is ignored; the nearest is GEARFLEET_DATA_DIR"
+    ]

@@ -57,7 +57,8 @@ def test_usr1_is_graceful(node: Node, connect: Connect) -> None:
     worker.grab_one()
     # When SIGUSR1 comes, then it accepts nobody new
     node.signal(signal.SIGUSR1)
-    node.wait_for_event("stopping when no job is left")
+    event = node.wait_for_event("stopping when no job is left")
+    assert "SIGTERM stops at once: background jobs that wait are kept" in event["hint"]
     eventually(lambda: refuses(node))
     # And it ends when the job is done
     worker.settle()
