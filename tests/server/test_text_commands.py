@@ -337,7 +337,11 @@ def test_an_unknown_command_is_an_error_and_the_connection_goes_on(connect: Conn
 
 
 @pytest.mark.parametrize(
-    "command", ["cancel", "cancel job", "create", "create function", "drop", "drop function", "maxqueue"]
+    "command",
+    [
+        *("cancel", "cancel job", "cancel foo bar", "create", "create function", "drop", "drop function"),
+        "maxqueue",
+    ],
 )
 def test_missing_arguments_are_an_error_and_the_connection_goes_on(connect: Connect, command: str) -> None:
     peer = connect()
