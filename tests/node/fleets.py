@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from cluster.node import Connection, Node, NodeSettings
 from cluster.node.fleet import FleetSettings
-from cluster.placement import Member, Swap, View, decode_map, encode_map
+from cluster.placement import Member, Swap, View, bootstrap, decode_map, encode_map
+from cluster.placement.view import FleetConfig
 from cluster.replication import SLOT_COUNT, entries, slot_of
 from cluster.replication.frames import Frame, Hello
 from cluster.replication.replicator import ProtocolBroken
@@ -18,6 +19,7 @@ from cluster.wire import Decoder, request
 from cluster.wire import packets as wire
 
 PEER_PROTOCOL = 1
+SMALL_SLOTS = 8
 
 
 class Etcd:
@@ -128,7 +130,7 @@ class Host:
         for other in self.fleet.hosts.values():
             self.fleet.cut(self.name, other.name)
 
-    def turn(self, act: Callable[[], None]) -> None:
+    def turn(self, act: Callable[[], object]) -> None:
         """One turn; what is to be written waits for `write`."""
         if not self.alive or self.frozen:
             return
@@ -316,6 +318,36 @@ class FleetInOneThread:
         fleet_map = self.etcd.view.map
         assert fleet_map is not None
         return self.hosts[fleet_map.slots[slot_of(function + b"\0" + unique)].primary]
+
+
+class SmallFleet(FleetInOneThread):
+    """With few slots, and its map made at once: for tests in which the number of slots does not matter."""
+
+    def begin(self) -> None:
+        """All run, and nobody has done anything yet."""
+        for host in self.hosts.values():
+            host.start()
+        swap = bootstrap(self.etcd.view, FleetConfig(SMALL_SLOTS, 3, 2), self.size)
+        assert swap is not None
+        assert self.etcd.swap(swap)
+
+    def start(self) -> FleetInOneThread:
+        self.begin()
+        self.settle()
+        return self
+
+
+def small_uniques(function: bytes, of_each_slot: int = 2) -> list[bytes]:
+    """Keys of the slots that a small fleet has."""
+    found: dict[int, list[bytes]] = {slot: [] for slot in range(SMALL_SLOTS)}
+    number = 0
+    while any(len(some) < of_each_slot for some in found.values()):
+        unique = b"u%d" % number
+        slot = slot_of(function + b"\0" + unique)
+        if slot < SMALL_SLOTS and len(found[slot]) < of_each_slot:
+            found[slot].append(unique)
+        number += 1
+    return [unique for some in found.values() for unique in some]
 
 
 def handles(packets: Iterable[tuple[int, bytes]]) -> list[bytes]:

@@ -1,7 +1,8 @@
-"""A whole fleet under a seeded dice: frames one at a time, lost swaps, crashes, clocks, and an account beside.
+"""A whole fleet under a seeded dice: single frames, lost swaps, crashes, clocks, and an account beside it.
 
 Nodes, replicators and the placement are the real ones; etcd, disks and streams are those of `fleets.py`. The
-map has few slots, so that a run takes a fraction of a second. `python -m tests.node.sim FIRST LAST` hunts.
+map has few slots, so that a run takes a fraction of a second.
+`python -m tests.node.sim FIRST LAST [STEPS]` hunts; with one number it tells that seed.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ from zlib import crc32
 
 from cluster.jobs import FINISHED
 from cluster.node.context import slot_of_handle
-from cluster.placement import Swap, View, bootstrap
-from cluster.placement.view import FleetConfig
+from cluster.placement import Swap, View
 from cluster.replication import SLOT_COUNT, entries
 from cluster.replication.frames import Frame, Hello
 from cluster.wire import packets as wire
-from tests.node.fleets import PEER_PROTOCOL, Client, FleetInOneThread, Host
+from tests.node.fleets import PEER_PROTOCOL, SMALL_SLOTS, Client, Host, SmallFleet, small_uniques
 
-SLOTS = 8
+SLOTS = SMALL_SLOTS
 FUNCTIONS = (b"f", b"g")
 STREAM_DROP_SECONDS = 10.0  # as the peers' streams: silent for so long, it is broken
 ANSWER_SECONDS_MAX = 45.0  # drop + park + stall, twice in the worst order, and what ticks add
@@ -34,20 +34,7 @@ DIRECT = frozenset(
 )
 
 
-def uniques(function: bytes) -> list[bytes]:
-    """One or two for each slot of the small map."""
-    found: dict[int, list[bytes]] = {}
-    for number in count():
-        unique = b"u%d" % number
-        slot = crc32(function + b"\0" + unique) % SLOT_COUNT
-        if slot < SLOTS and len(found.setdefault(slot, [])) < 2:
-            found[slot].append(unique)
-        if sum(map(len, found.values())) == 2 * SLOTS:
-            return sorted(unique for some in found.values() for unique in some)
-    raise AssertionError
-
-
-UNIQUES = {function: uniques(function) for function in FUNCTIONS}
+UNIQUES = {function: small_uniques(function) for function in FUNCTIONS}
 
 
 class Broken(AssertionError):
@@ -82,9 +69,11 @@ class Shadow:
         self.base_number = 0
         self.log: list[bytes] = []  # behind the base
         self.coming: tuple[int, list[bytes]] | None = None
+        self._jobs: set[bytes] | None = None
 
     def apply(self, raw: bytes) -> None:
         entry, _ = entries.decode(raw, 0)
+        self._jobs = None
         if entry.kind == entries.STATE:
             self.coming = (entry.number, [])
         elif self.coming is not None:
@@ -104,7 +93,9 @@ class Shadow:
             self.log.append(raw)
 
     def jobs(self) -> set[bytes]:
-        return alive(set(self.base), self.log)
+        if self._jobs is None:
+            self._jobs = alive(set(self.base), self.log)
+        return self._jobs
 
     def entry(self, number: int) -> bytes | None:
         index = number - self.base_number - 1
@@ -123,22 +114,10 @@ def alive(jobs: set[bytes], raws: list[bytes]) -> set[bytes]:
     return jobs
 
 
-class SmallFleet(FleetInOneThread):
-    """With few slots, made at once; its steps are taken by the simulation."""
-
-    def begin(self) -> None:
-        for host in self.hosts.values():
-            host.start()
-        view = replace(self.etcd.view)
-        swap = bootstrap(view, FleetConfig(SLOTS, 3, 2), self.size)
-        assert swap is not None
-        assert self.etcd.swap(swap)
-
-
 class Simulation:
     """One seed."""
 
-    def __init__(self, seed: int, steps: int = 400, *, trace: bool = False) -> None:
+    def __init__(self, seed: int, steps: int = 500, *, trace: bool = False) -> None:
         self.seed = seed
         self.dice = Random(seed)
         self.trace = trace
@@ -162,6 +141,7 @@ class Simulation:
         self.lost_disks = 0
         self.counter = 0
         self.step = 0
+        self.looked: tuple[object, ...] = ()
 
     def say(self, *words: object) -> None:
         if self.trace:
@@ -171,11 +151,15 @@ class Simulation:
 
     def run(self) -> None:
         self.fleet.begin()
+        if self.dice.random() < 0.8:
+            for _ in range(12):
+                self.round()
         for _ in range(3):
             self.new_user()
         for _ in range(2):
             self.new_user(worker=True)
-        actions = [
+        actions: list[tuple[Callable[[], object], float]] = [
+            (self.flow, 30),
             (self.deliver, 60),
             (self.send, 30),
             (self.write, 30),
@@ -194,7 +178,7 @@ class Simulation:
             (self.notice, 6),
         ]
         # Each run has its own troubles, so that some go far into one of them.
-        troubles: list[tuple[Callable[[], None], int]] = [
+        troubles: list[tuple[Callable[[], object], int]] = [
             (self.break_stream, 3),
             (self.block, 2),
             (self.unblock, 3),
@@ -211,10 +195,10 @@ class Simulation:
             (self.lose_disk, 1),
             (self.checkpoint, 1),
         ]
-        share = self.dice.choice((0.3, 1.0, 1.0, 2.0))
-        weighted = [*actions]
+        share = self.dice.choice((0.3, 1.0, 2.0, 4.0))
+        weighted: list[tuple[Callable[[], object], float]] = [*actions]
         for action, weight in troubles:
-            weighted.append((action, weight * share * self.dice.choice((0, 1, 1, 3))))  # type: ignore[arg-type]
+            weighted.append((action, weight * share * self.dice.choice((0, 1, 1, 3))))
         # What heals is always possible.
         weighted += [(self.unblock, 1), (self.unfreeze, 1), (self.restart, 1), (self.etcd_up, 1)]
         chosen = self.dice.choices(
@@ -296,6 +280,12 @@ class Simulation:
     def at_rest(self) -> bool:
         return not self.owed()
 
+    def flow(self) -> None:
+        """What is on its way goes on for a while."""
+        for _ in range(self.dice.randint(3, 30)):
+            self.dice.choice((self.deliver, self.deliver, self.send, self.write, self.turn))()
+            self.check()
+
     # ---- streams
 
     def connect(self, one: str = "", other: str = "") -> bool:
@@ -340,7 +330,7 @@ class Simulation:
         host = self.fleet.hosts[one]
         if host.alive and not host.frozen and self.stream_of.get((one, other)) == number:
             self.say("notice", one, other)
-            self.turn_of(host, lambda: host.part.peer_down(other) and None)
+            self.turn_of(host, lambda: host.part.peer_down(other))
         elif host.alive and host.frozen:
             self.unnoticed.append((one, other, number))
 
@@ -400,7 +390,7 @@ class Simulation:
         return self.dice.choice(living) if living else None
 
     def turn_of(self, host: Host, act: Callable[[], object]) -> None:
-        host.turn(lambda: act() and None)
+        host.turn(act)
         self.watch(host)
 
     def watch(self, host: Host) -> None:
@@ -414,8 +404,12 @@ class Simulation:
         leads = host.part.replicator.leads
         slots = host.node.log.slots
         while groups and groups[0][0] <= host.node.log.committed:
+            inside = False
             for raw in groups.popleft()[1]:
                 entry, _ = entries.decode(raw, 0)
+                inside = entry.kind == entries.STATE or (inside and entry.kind != entries.STATE_END)
+                if inside:
+                    continue
                 lead = leads.get(entry.slot)
                 if entry.kind not in entries.LOGGED or lead is None or lead.epoch != entry.epoch:
                     continue
@@ -538,14 +532,14 @@ class Simulation:
         if self.dice.random() < 0.2:
             self.views.setdefault(host.name, []).append(view)
         else:
-            self.turn_of(host, lambda: host.part.see(view) and None)
+            self.turn_of(host, lambda: host.part.see(view))
 
     def late_view(self) -> None:
         host = self.some_host()
         if host is not None and self.views.get(host.name):
             views = self.views[host.name]
             view = views.pop(self.dice.randrange(len(views)))
-            self.turn_of(host, lambda: host.part.see(view) and None)
+            self.turn_of(host, lambda: host.part.see(view))
 
     def propose(self, host: Host | None = None, outcome: str = "") -> None:
         host = host or self.some_host()
@@ -564,7 +558,7 @@ class Simulation:
             host.part.swapped()
             if outcome == "good":
                 view = self.fleet.etcd.view
-                self.turn_of(host, lambda view=view: host.part.see(view) and None)  # type: ignore[misc]
+                self.turn_of(host, lambda view=view: host.part.see(view))  # type: ignore[misc]
 
     def late_swap(self) -> None:
         if self.late_swaps and self.fleet.etcd.up:
@@ -760,6 +754,26 @@ class Simulation:
     def check(self) -> None:
         self.listen()
         fleet = self.fleet
+        for user in self.users:
+            host = user.client.host
+            if user.asked and host.alive and not host.frozen:
+                waited = fleet.now - user.asked[0].at
+                if waited > ANSWER_SECONDS_MAX:
+                    raise Broken(f"{user.asked[0]} at {host.name} is unanswered for {waited:.1f} s")
+        # The rest only when something may be different.
+        looks = (
+            fleet.etcd.revision,
+            len(self.acknowledged),
+            len(self.committed),
+            *(len(host.disk) for host in fleet.hosts.values()),
+            *(host.alive and host.node.log.committed for host in fleet.hosts.values()),
+        )
+        if looks != self.looked:
+            self.looked = looks
+            self.check_all()
+
+    def check_all(self) -> None:
+        fleet = self.fleet
         fleet_map = fleet.etcd.view.map
         assert fleet_map is not None
         by_identity = {host.identity: host for host in fleet.hosts.values()}
@@ -799,12 +813,6 @@ class Simulation:
                             f"entry {number} of slot {slot} is committed, and not so on the disk of "
                             f"{by_identity[identity].name}"
                         )
-        for user in self.users:
-            host = user.client.host
-            if user.asked and host.alive and not host.frozen:
-                waited = fleet.now - user.asked[0].at
-                if waited > ANSWER_SECONDS_MAX:
-                    raise Broken(f"{user.asked[0]} at {host.name} is unanswered for {waited:.1f} s")
 
     def read_disk(self, host: Host) -> None:
         shadows = self.shadows.get(host.identity)
@@ -846,11 +854,11 @@ def describe(frame: Frame) -> str:
     return ", ".join(parts)
 
 
-def main(first: int, last: int) -> None:
+def main(first: int, last: int, steps: int) -> None:
     found = 0
     for seed in range(first, last):
         try:
-            Simulation(seed).run()
+            Simulation(seed, steps).run()
         except Exception as error:
             found += 1
             lines = traceback.format_exc().strip().splitlines()
@@ -861,7 +869,8 @@ def main(first: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        Simulation(int(sys.argv[1]), trace=True).run()
+    numbers = [int(argument) for argument in sys.argv[1:]]
+    if len(numbers) == 1:
+        Simulation(numbers[0], trace=True).run()
     else:
-        main(int(sys.argv[1]), int(sys.argv[2]))
+        main(numbers[0], numbers[1], numbers[2] if len(numbers) > 2 else 500)
