@@ -94,6 +94,11 @@ class FleetNode(Node):
         lines = self.log_lines[self.start_line :]
         return [event for event in _events(lines) if event.get("event") == name]
 
+    def reasons(self, part: str) -> list[str]:
+        """What its log gives as a reason, where this is part of it; of its last start."""
+        events = _events(self.log_lines[self.start_line :])
+        return [str(event["reason"]) for event in events if part in str(event.get("reason", ""))]
+
     def wait_for_end(self, timeout_seconds: float = FLEET_SECONDS) -> Refused:
         """Wait until it has ended by itself; returns its status and the last reason in its log."""
         status = self.wait_for_exit(timeout_seconds)
