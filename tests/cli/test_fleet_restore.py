@@ -1,4 +1,5 @@
-"""etcd is lost, and the fleet comes back with all its jobs (rule 15)."""
+"""etcd is lost, and the fleet comes back with all its jobs (rule 15); all copies are lost, and it is said
+what that costs (rule 9)."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import RunCommand
+from tests.support import eventually
 from tests.support.etcd import needs_etcd
 from tests.support.fleet import SHORT_LEASE, Fleet
 
-JOBS = 300
+JOBS = 100
 
 
 @pytest.fixture
@@ -36,7 +38,6 @@ def test_a_fleet_whose_etcd_was_wiped_comes_back_with_all_its_jobs(
     with fleet.connect("a") as client:
         for number in range(JOBS):
             client.submit(b"f", unique=b"%d" % number, background=True)
-    fleet.wait_until_in_sync()
     # that says no to a restore while it runs, for whoever can read a directory and for whoever cannot,
     ended = gearfleet("fleet", "restore", *at, "--data-dir", directories["a"])
     assert ended.code == 1
@@ -95,6 +96,50 @@ def test_a_fleet_whose_etcd_was_wiped_comes_back_with_all_its_jobs(
                 worker.complete(job.handle)
             worker.settle()
     assert done == {b"%d" % number for number in range(JOBS)} | {b"after"}
+
+
+@needs_etcd()
+def test_slots_whose_copies_are_all_lost_are_promoted_by_command(
+    tmp_path: Path, gearfleet: RunCommand
+) -> None:
+    options = ("--replicas", "2", "--min-in-sync", "1", *SHORT_LEASE)
+    with Fleet(tmp_path, ("a", "b"), *options) as fleet:
+        # Given two nodes of which one has gone on without the other, and is lost with its disk
+        fleet.start()
+        at = ["--peer", f"127.0.0.1:{fleet.nodes['b'].peer_port}"]
+        fleet.kill("b")
+        fleet.wait_until_serving()
+        with fleet.connect("a") as client:
+            client.submit(b"f", background=True)
+
+        def alone() -> bool:
+            rows = fleet.status(slots=True).slots
+            return all(row.in_sync == ("a",) for row in rows)
+
+        eventually(alone)
+        fleet.kill("a")
+        fleet.restart("b")
+
+        def unavailable() -> int:
+            told = gearfleet("nodes", "--json", *at)
+            return int(json.loads(told.out)["unavailable"]) if told.code == 0 else 0
+
+        # then nothing is served, and it is said what to look at.
+        eventually(unavailable, 1024)
+        ended = gearfleet("nodes", "--check", *at)
+        assert ended.code == 1
+        assert b"1,024 slots unavailable, with fewer than 1 live copies" in ended.out
+        assert len(json.loads(gearfleet("slots", "--unavailable", "--json", *at).out)) == 1024
+        assert b"!!!!!!!!" in gearfleet("map", *at).out
+        # When the operator takes the loss, then what is left is served, and marked.
+        ended = gearfleet("promote", "--lossy", "--yes", *at)
+        assert ended.code == 0, ended
+        assert ended.out.startswith(b"b is to lead 1024 slots from what it has: 0-1023\n")
+        fleet.wait_until_serving()
+        with fleet.connect("b") as client:
+            client.submit(b"f", background=True)
+        rows = json.loads(gearfleet("slots", "--json", "0", *at).out)
+        assert (rows[0]["primary"], rows[0]["lossy"]) == ("b", True)
 
 
 @pytest.mark.parametrize(
