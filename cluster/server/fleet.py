@@ -605,8 +605,9 @@ class FleetLife:
         self._log.info("draining", restart=restart)
         async for step in self.give_away(restart=restart):
             yield step
-        yield DrainStep(0, 0, True, f"{node} leads nothing, and no slot needs its copy: it stops")
+        # Before the last word: who has heard that hangs up, and nothing after it would be done.
         self._loop.call_later(0.2, self._server.stop)
+        yield DrainStep(0, 0, True, f"{node} leads nothing, and no slot needs its copy: it stops")
 
     def drain_self(self) -> None:
         """SIGUSR1: the same, for whoever has no `gearfleet drain` at hand."""
