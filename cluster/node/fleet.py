@@ -29,6 +29,7 @@ from cluster.node.connection import Connection
 from cluster.node.context import Context, job_record, slot_of_handle
 from cluster.node.forward import (
     FORWARD_BYTES_MAX,
+    NODE_PACKET_BYTES_MAX,
     NOT_PRIMARY,
     REMEMBERED_SUBMIT,
     Forwarder,
@@ -629,7 +630,7 @@ class Fleet:
             self.peer_down(hello.node)
         connection = Connection(-2, f"node {hello.node}", local=False, exceptions=True)
         connection.node = hello.node
-        self._decoders[hello.node] = Decoder(packet_bytes_max=2**32 - 1)
+        self._decoders[hello.node] = Decoder(packet_bytes_max=NODE_PACKET_BYTES_MAX)
         self._heard[hello.node] = now
         self._missed[hello.node] = now
         self.replicator.peer_up(hello, connection)

@@ -45,6 +45,7 @@ NOT_PRIMARY: Final = b"NOT_PRIMARY"
 PARKED_REQUESTS_MAX: Final = 100_000
 PARKED_BYTES_MAX: Final = 64 * 1024 * 1024
 ASKED_BYTES_MAX: Final = 64 * 1024 * 1024  # of one node, unanswered; beyond it clients are refused
+NODE_PACKET_BYTES_MAX: Final = 65 * 1024 * 1024  # a fleet's nodes take payloads of at most 64 MiB
 FORWARD_BYTES_MAX: Final = 8 * 1024 * 1024  # of requests, and of replies, in one frame
 RETRY_SECONDS: Final = 0.05  # after a node said that it is not the primary
 NODE_PARK_SECONDS: Final = 1.0  # how long another node's request waits here for a slot that is led here
@@ -140,7 +141,7 @@ class Channel:
         self.asked: deque[Request] = deque()
         self.asked_bytes = 0
         self.requests: list[bytes] = []  # unsent
-        self.decoder = Decoder(from_server=True, packet_bytes_max=2**32 - 1)
+        self.decoder = Decoder(from_server=True, packet_bytes_max=NODE_PACKET_BYTES_MAX)
 
 
 class Forwarder:
@@ -160,7 +161,7 @@ class Forwarder:
         self._own.node = fleet.me.name
         self._own.exceptions = True
         self._own_channel = Channel()
-        self._own_decoder = Decoder(packet_bytes_max=2**32 - 1)
+        self._own_decoder = Decoder(packet_bytes_max=NODE_PACKET_BYTES_MAX)
         self.forwarded = 0  # packets, since the start
 
     # ---- asking

@@ -37,6 +37,7 @@ REPLICAS_MAX: Final = 7
 # What a keep-alive may be late, beside the times that are set: turns of the loop, rounding of times-to-live.
 LEASE_MARGIN_SECONDS: Final = 0.5
 _MEBIBYTE: Final = 1024 * 1024
+FLEET_PAYLOAD_BYTES_MAX: Final = 64 * _MEBIBYTE  # gRPC's messages end a little above
 _SIZE: Final = re.compile(r"(\d+)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _HOST: Final = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
@@ -628,6 +629,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"a node of a fleet keeps what it acknowledged: set durability to fsync, not "
                 f"{self.durability}; or leave etcd out, and the node stands alone"
+            )
+        if self.max_payload_bytes > FLEET_PAYLOAD_BYTES_MAX:
+            raise ValueError(
+                f"max_payload_bytes cannot be {self.max_payload_bytes} in a fleet, where each job goes to "
+                f"other nodes in one message: set it to at most {FLEET_PAYLOAD_BYTES_MAX} (64M)"
             )
         if self.salvage:
             raise ValueError(

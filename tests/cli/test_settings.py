@@ -245,3 +245,13 @@ def test_a_misspelt_variable_is_told_with_the_nearest(monkeypatch: pytest.Monkey
     assert environment_notes() == [
         "GEARFLEET_DATADIR is no setting and is ignored; the nearest is GEARFLEET_DATA_DIR"
     ]
+
+
+def test_a_fleet_takes_payloads_that_fit_into_one_message() -> None:
+    with pytest.raises(SettingsError, match="at most 67108864 \\(64M\\)"):
+        load_settings({"etcd": "127.0.0.1:2379", "max_payload_bytes": 64 * 1024 * 1024 + 1})
+
+
+def test_a_damaged_node_of_a_fleet_begins_anew_and_is_not_salvaged() -> None:
+    with pytest.raises(SettingsError, match="leave --salvage out"):
+        load_settings({"etcd": "127.0.0.1:2379", "salvage": True})
