@@ -53,6 +53,7 @@ RETRY_SECONDS: Final = 0.5
 IDLE_SECONDS: Final = 2.0  # how often what only time changes is looked at
 BUSY_SECONDS: Final = 0.1  # the same while learners catch up or slots are being handed over
 FRAME_PACE_SECONDS: Final = 0.00125  # between two frames to a node, under load
+DRAINED_SECONDS: Final = 0.3  # for a drain's last word to leave, before the node stops
 STOP_SECONDS: Final = 8.0  # how long a stopping node tries to hand its slots over
 SWAPS_IN_A_ROW_MAX: Final = 16
 PROMOTE_SLOTS_MAX: Final = SLOT_COUNT
@@ -75,6 +76,7 @@ class FleetLife:
         self._wake_timer: asyncio.TimerHandle | None = None
         self._woken_at = 0.0
         self._leaving = False
+        self._drain: asyncio.Task[None] | None = None
         self._closed = False
         self.waits_for = "etcd"
         self.stop_reason: str | None = None
@@ -603,11 +605,22 @@ class FleetLife:
         if not others:
             raise ControlRefused(f"{node} is the only node that is up: start another one first")
         self._log.info("draining", restart=restart)
-        async for step in self.give_away(restart=restart):
-            yield step
-        # Before the last word: who has heard that hangs up, and nothing after it would be done.
-        self._loop.call_later(0.2, self._server.stop)
+        if self._drain is None:
+            self._drain = self._spawn(self._give_away_and_stop(restart=restart))
+        drain = self._drain
+        while not drain.done():
+            leads, last_copy = self.remaining(restart=restart)
+            yield DrainStep(leads, last_copy)
+            await asyncio.wait({drain}, timeout=0.1)
+        if drain.cancelled():
+            raise ControlRefused(f"the drain of {node} was called off: it takes part again")
         yield DrainStep(0, 0, True, f"{node} leads nothing, and no slot needs its copy: it stops")
+
+    async def _give_away_and_stop(self, *, restart: bool) -> None:
+        """A drain, whoever watches it or has hung up."""
+        async for _ in self.give_away(restart=restart):
+            pass
+        self._loop.call_later(DRAINED_SECONDS, self._server.stop)
 
     def drain_self(self) -> None:
         """SIGUSR1: the same, for whoever has no `gearfleet drain` at hand."""
@@ -628,6 +641,9 @@ class FleetLife:
         if not self.member.draining:
             return f"{node} takes part already"
         self._leaving = False
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None
         self.member = replace(self.member, draining=False)
         try:
             await self.store.update(self.member)

@@ -141,6 +141,11 @@ def test_a_drained_node_leads_nothing_and_ends(fleet: Fleet, gearfleet: RunComma
     assert b"the node that listens there is a, the environment says c" in ended.err
 
 
+def test_a_drain_goes_on_when_nobody_watches(fleet: Fleet, gearfleet: RunCommand) -> None:
+    assert gearfleet("drain", "c", "--restart", "--timeout", "0.01", *peer(fleet)).code == 1
+    assert fleet.nodes["c"].wait_for_exit() == 0
+
+
 def test_a_drain_that_cannot_end_is_given_up_and_called_off(
     whole_fleet: Fleet, gearfleet: RunCommand
 ) -> None:
