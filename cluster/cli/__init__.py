@@ -6,6 +6,11 @@
     jobs.py      submit and work
     fleet.py     status, workers, jobs, cancel and maxqueue
     top.py       the live table
+    discover.py  the other nodes of a fleet, from one of them
+    control.py   which nodes the commands for a fleet speak to
+    nodes.py     nodes, map and slots
+    operate.py   drain, join, forget and promote
+    restore.py   fleet saved-map and fleet restore
     gearman.py, gearadmin.py   take the place of the stock tools
     admin.py     the text commands of a server, as functions
 
