@@ -29,6 +29,7 @@ from cluster.node.connection import Connection
 from cluster.node.context import Context, job_record, slot_of_handle
 from cluster.node.forward import (
     FORWARD_BYTES_MAX,
+    MOVED,
     NODE_PACKET_BYTES_MAX,
     NOT_PRIMARY,
     REMEMBERED_SUBMIT,
@@ -367,8 +368,10 @@ class Fleet:
             context.ledger.finish(job)
             for client in clients or ():
                 client.attached.pop(job, None)
-                if client.node is None and client.closing is False:
-                    # It wants the result: the next primary attaches it again, under the same key.
+                # It wants the result: the next primary attaches it again, under the same key.
+                if client.node is not None:
+                    context.send(client, response(MOVED, job.handle))
+                elif client.closing is False:
                     self._join_again(client, job)
         table.remembered.clear()
         if handles:

@@ -40,6 +40,7 @@ DETACH: Final = 3001  # handle: nobody here waits for it any more
 RELEASE: Final = 3002  # handle: the worker that had it is gone
 CANCEL: Final = 3003  # handle; answered by CANCEL_RES with the text for the operator
 CANCEL_RES: Final = 3004
+MOVED: Final = 3005  # handle: who waits for this job has to submit again, its slot goes to another node
 NOT_PRIMARY: Final = b"NOT_PRIMARY"
 
 PARKED_REQUESTS_MAX: Final = 100_000
@@ -90,6 +91,7 @@ class Request:
         "due",
         "gather",
         "index",
+        "node",
         "packet_type",
         "relay",
         "schedule",
@@ -104,6 +106,7 @@ class Request:
         self.batch: Held | None = None  # where the answer belongs, and ...
         self.index = 0  # ... its place there
         self.due = 0.0  # when it has been parked for too long (monotonic)
+        self.node = ""  # that answered it
         self.gather: Gather | None = None
         self.relay: Relay | None = None  # a foreground job that is submitted again
         self.schedule: Job | None = None
@@ -432,6 +435,7 @@ class Forwarder:
                 if not asked:
                     continue
                 request = asked.popleft()
+                request.node = name
                 channel.asked_bytes -= len(request.body)
                 if packet_type == wire.JOB_CREATED:
                     if request.packet_type % REMEMBERED_SUBMIT in _FOREGROUND and request.relay is None:
@@ -476,9 +480,11 @@ class Forwarder:
 
     def _begin_relay(self, name: str, handle: bytes, request: Request) -> None:
         connection = request.connection
-        if connection is None or connection.closing or name == self._fleet.me.name:
-            if connection is not None and name == self._fleet.me.name:
-                self._adopt_own(connection, handle)
+        if connection is None:
+            return
+        if connection.closing:
+            if handle not in self.relays:
+                self._tell(name, DETACH, handle)
             return
         relay = self.relays.get(handle)
         if relay is None:
@@ -489,21 +495,13 @@ class Forwarder:
             connection.relayed = set()
         connection.relayed.add(handle)
 
-    def _adopt_own(self, connection: Connection, handle: bytes) -> None:
-        """A foreground job that was parked runs here after all: attach the client itself."""
-        job = self._context.find_handle(handle)
-        if job is None:
-            return
-        clients = [client for client in job.clients or () if client is not self._own]
-        self._own.attached.pop(job, None)
-        clients.append(connection)
-        job.clients = clients
-        connection.attached[job] = None
-
     def _relay(self, packet_type: int, body: bytes) -> None:
         handle, separator, rest = body.partition(b"\0")
         relay = self.relays.get(handle)
         if relay is None:
+            return
+        if packet_type == MOVED:
+            self._submit_again(relay)
             return
         context = self._context
         plain = _pack(b"\0RES", packet_type, len(body)) + body
@@ -536,23 +534,37 @@ class Forwarder:
     def _tell(self, name: str | None, packet_type: int, body: bytes) -> None:
         """Something that is not answered."""
         channel = self.channels.get(name) if name is not None else None
+        if name == self._fleet.me.name:
+            channel = self._own_channel
         if channel is not None:
             channel.requests.append(_pack(b"\0REQ", packet_type, len(body)) + body)
+
+    def _submit_again(self, relay: Relay) -> None:
+        """Its node is gone, or has given the job to another."""
+        self.relays.pop(relay.handle, None)
+        for connection, _ in relay.clients:
+            if connection.relayed is not None:
+                connection.relayed.discard(relay.handle)
+        packet_type, body, slot = relay.packet
+        request = Request(None, packet_type, body, slot)
+        request.relay = relay
+        self._dispatch(request)
 
     def _relayed_again(self, request: Request, packet: bytes) -> None:
         """A relayed job was submitted again: its clients keep the handle that they were told."""
         relay = request.relay
         assert relay is not None
+        relay.clients = [item for item in relay.clients if not item[0].closing]
         if not packet.startswith(_CREATED):
             for connection, told in relay.clients:
                 self._context.send(connection, response(wire.WORK_FAIL, told))
             return
         handle = packet[12:]
-        if self._context.log.slots[request.slot].serving and self._context.find_handle(handle) is not None:
-            # This node took the slot over: from here on the loop back does the relaying.
-            relay.node = self._fleet.me.name
-        else:
-            relay.node = self._fleet.primary_names[request.slot] or ""
+        relay.node = request.node
+        if not relay.clients:
+            if handle not in self.relays:
+                self._tell(relay.node, DETACH, handle)
+            return
         known = self.relays.get(handle)
         if known is not None:
             known.clients += relay.clients
@@ -569,8 +581,10 @@ class Forwarder:
     def pass_result(self, connection: Connection, packet_type: int, body: bytes, handle: bytes) -> bool:
         """What a worker says of a job that is led elsewhere; false when it is not."""
         slot = slot_of_handle(handle)
-        if slot is None or self._context.log.slots[slot].serving or b".t" in handle.rpartition(b":")[2]:
+        if slot is None or self._context.log.slots[slot].serving:
             return False
+        if b".t" in handle.rpartition(b":")[2] and handle not in self.guests:
+            return False  # a foreground job's, unless it was made a background job and went elsewhere
         if self._fleet.primary_names[slot] is None:
             return False
         self._result(Request(connection, packet_type, body, slot))
@@ -640,16 +654,9 @@ class Forwarder:
                 self._fill(request, b"")
             else:
                 self._refuse(request, "the node that knew has gone")
-        for handle, relay in list(self.relays.items()):
+        for relay in list(self.relays.values()):
             if relay.node == name:
-                del self.relays[handle]
-                for connection, _ in relay.clients:
-                    if connection.relayed is not None:
-                        connection.relayed.discard(handle)
-                packet_type, body, slot = relay.packet
-                request = Request(None, packet_type, body, slot)
-                request.relay = relay
-                self._dispatch(request)
+                self._submit_again(relay)
 
     def take_requests(self, name: str) -> bytes:
         """Unsent packets for a node."""

@@ -59,6 +59,7 @@ class User:
     running: dict[bytes, None] = field(default_factory=dict)  # jobs that it was given
     remember: bool = False
     worker: bool = False
+    awaited: set[bytes] = field(default_factory=set)  # foreground jobs whose end it has yet to be told
 
 
 class Shadow:
@@ -142,6 +143,9 @@ class Simulation:
         self.counter = 0
         self.step = 0
         self.looked: tuple[object, ...] = ()
+        # How often an acknowledgement is at once followed by a disaster: that is when promises break.
+        self.malice = self.dice.choice((0.0, 0.1, 0.3))
+        self.struck = False
 
     def say(self, *words: object) -> None:
         if self.trace:
@@ -208,6 +212,9 @@ class Simulation:
             self.step += 1
             action()
             self.check()
+            if self.struck:
+                self.struck = False
+                self.disaster()
         self.heal()
 
     def heal(self) -> None:
@@ -274,6 +281,7 @@ class Simulation:
 
     def owed(self) -> str:
         parts = [f"{user.client.host.name}: {list(user.asked)}" for user in self.users if user.asked]
+        parts += [f"{user.client.host.name}: ends of {user.awaited}" for user in self.users if user.awaited]
         parts += [f"job {handle!r}" for handle in self.acknowledged if handle not in self.ran]
         return "; ".join(parts)
 
@@ -447,8 +455,22 @@ class Simulation:
         if host is not None:
             self.stop(host)
 
-    def stop(self, host: Host) -> None:
-        kept = self.dice.randint(0, len(host.unwritten))
+    def disaster(self) -> None:
+        """Some or all lose their power, and what is unwritten; some come back, others' leases run out."""
+        living = self.fleet.living()
+        for host in self.dice.sample(living, self.dice.randint(min(1, len(living)), len(living))):
+            self.stop(host, keep=0)
+            if self.dice.random() < 0.5:
+                self.start(host)
+            if self.dice.random() < 0.6 and self.fleet.etcd.up:
+                self.fleet.etcd.delete(host.name)
+        for _ in range(self.dice.randint(0, 3)):
+            self.look()
+            self.propose(outcome="good")
+        self.check()
+
+    def stop(self, host: Host, keep: int | None = None) -> None:
+        kept = self.dice.randint(0, len(host.unwritten)) if keep is None else keep
         self.say("crash", host.name, "keeps", kept, "of", len(host.unwritten))
         for _ in range(kept):
             host.disk += host.unwritten.popleft()[1]
@@ -672,7 +694,10 @@ class Simulation:
             del user.running[handle]
             carrier = user
             if not honest and what < 0.15:
-                carrier = self.some_user(worker=True) or user  # over another connection, late
+                # Late, over another connection: its own is gone.
+                carrier = self.some_user(worker=True) or user
+                if carrier is not user:
+                    self.leave(user)
             self.say("result", carrier.client.host.name, handle)
             self.ran.add(handle)
             verb = wire.WORK_COMPLETE if self.dice.random() < 0.8 else wire.WORK_FAIL
@@ -694,11 +719,14 @@ class Simulation:
     def user_leaves(self) -> None:
         if self.users:
             user = self.dice.choice(self.users)
-            host = user.client.host
-            if host.alive and not host.frozen:
-                self.say("user leaves", host.name)
-                self.users.remove(user)
-                self.turn_of(host, lambda: host.node.disconnected(user.client.connection))
+            if user.client.host.alive and not user.client.host.frozen:
+                self.leave(user)
+
+    def leave(self, user: User) -> None:
+        host = user.client.host
+        self.say("user leaves", host.name)
+        self.users.remove(user)
+        self.turn_of(host, lambda: host.node.disconnected(user.client.connection))
 
     def listen(self) -> None:
         """What has come on all connections: in the order of the requests."""
@@ -706,6 +734,8 @@ class Simulation:
             for packet_type, body in user.client.take():
                 if packet_type == wire.JOB_ASSIGN_UNIQ:
                     user.running[body.split(b"\0", 1)[0]] = None
+                elif packet_type in (wire.WORK_COMPLETE, wire.WORK_FAIL):
+                    user.awaited.discard(body.split(b"\0", 1)[0])
                 elif packet_type == wire.ECHO_RES and user.remember:
                     # A fleet-aware client's passes others that wait.
                     user.asked.remove(next(asked for asked in user.asked if asked.arguments == (body,)))
@@ -743,11 +773,14 @@ class Simulation:
         slot = slot_of_handle(body)
         if unique and slot != crc32(function + b"\0" + unique) % SLOT_COUNT:
             raise Broken(f"{body!r} answers {asked}")
+        if kind == wire.SUBMIT_JOB:
+            user.awaited.add(body)
         if kind in BACKGROUND:
             if unique and self.acknowledged.get(body, (function, unique)) != (function, unique):
                 raise Broken(f"{body!r} answers {asked}, and was {self.acknowledged[body]}")
             self.say("acknowledged", body, asked.arguments)
             self.acknowledged[body] = (function, unique)
+            self.struck = self.struck or self.dice.random() < self.malice
 
     # ---- invariants
 
