@@ -137,10 +137,11 @@ def test_three_nodes_on_one_machine(etcd: FleetEtcd, tmp_path: Path, programs: S
     assert len(nodes) == 3
     running = []
     for words in nodes:
-        words[words.index("--data-dir") + 1] = str(tmp_path / words[words.index("--node") + 1])
         if "--port" not in words:  # the defaults
             words += ["--port", "4730", "--peer-port", "4731", "--http-port", "4732"]
-        running.append(programs([*local(words), "--fleet", etcd.fleet]))
+        words = local(words)
+        words[words.index("--data-dir") + 1] = str(tmp_path / words[words.index("--node") + 1])
+        running.append(programs([*words, "--fleet", etcd.fleet]))
     peer = ["--peer", f"127.0.0.1:{ports['4731']}"]
 
     def ask(*beginning: str) -> subprocess.CompletedProcess[str]:
