@@ -55,6 +55,7 @@ BUSY_SECONDS: Final = 0.1  # the same while learners catch up or slots are being
 FRAME_PACE_SECONDS: Final = 0.00125  # between two frames to a node, under load
 DRAINED_SECONDS: Final = 0.3  # for a drain's last word to leave, before the node stops
 STOP_SECONDS: Final = 8.0  # how long a stopping node tries to hand its slots over
+TWIN_MARGIN_SECONDS: Final = 1.0  # beyond a lease: who is registered then runs
 SWAPS_IN_A_ROW_MAX: Final = 16
 PROMOTE_SLOTS_MAX: Final = SLOT_COUNT
 
@@ -118,6 +119,7 @@ class FleetLife:
         """
         self.directory = directory
         told = ""
+        twin_since = 0.0
         while True:
             try:
                 view = await self.store.read()
@@ -129,6 +131,22 @@ class FleetLife:
                             f"the fleet {self._settings.fleet} has {view.config.slots} slots, this release "
                             f"has {SLOT_COUNT}: use the release that made it"
                         )
+                # Before its nonce is swapped: that of the original has to stay valid.
+                twin = self._twin(view)
+                if twin is not None:
+                    twin_since = twin_since or time.monotonic()
+                    if time.monotonic() - twin_since > self._settings.lease_seconds + TWIN_MARGIN_SECONDS:
+                        self._log.error(
+                            "this data directory is a copy of a running node's; it begins with nothing",
+                            directory=str(directory.path),
+                            node=twin,
+                        )
+                        directory.renew_identity("copied")
+                        continue
+                    # Renamed, it may have run under that name a moment ago.
+                    self.waits_for = f"the key of node {twin}, which has this data directory, to run out"
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
                 nonces = directory.next_nonces()
                 if (
                     await self.store.start_directory(
@@ -152,6 +170,18 @@ class FleetLife:
                 await asyncio.sleep(RETRY_SECONDS)
             except StoreError as error:
                 raise StartError(str(error)) from None
+
+    def _twin(self, view: View) -> str | None:
+        """A node of another name that shows this very data directory: two would acknowledge as one."""
+        identity = self.directory.identity.hex
+        return next(
+            (
+                name
+                for name, member in sorted(view.members.items())
+                if member.identity == identity and name != self._settings.name
+            ),
+            None,
+        )
 
     def _restored(self, view: View) -> bool:
         saved = self.directory.load_map()
@@ -452,7 +482,7 @@ class FleetLife:
     async def give_away(self, *, restart: bool) -> AsyncIterator[DrainStep]:
         """Hand over every slot, then wait until no slot needs this node's copy."""
         self._leaving = True
-        self.member = replace(self.member, draining=True)
+        self.member = replace(self.member, draining=True, restarting=restart)
         with contextlib.suppress(StoreError):
             await self.store.update(self.member)
         self._hint()
@@ -644,7 +674,7 @@ class FleetLife:
         if self._drain is not None:
             self._drain.cancel()
             self._drain = None
-        self.member = replace(self.member, draining=False)
+        self.member = replace(self.member, draining=False, restarting=False)
         try:
             await self.store.update(self.member)
         except StoreError as error:

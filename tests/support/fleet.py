@@ -100,9 +100,10 @@ class FleetNode(Node):
         return [str(event["reason"]) for event in events if part in str(event.get("reason", ""))]
 
     def wait_for_end(self, timeout_seconds: float = FLEET_SECONDS) -> Refused:
-        """Wait until it has ended by itself; returns its status and the last reason in its log."""
+        """Wait until it has ended by itself; returns its status and the last error in its log."""
         status = self.wait_for_exit(timeout_seconds)
-        reasons = [str(event["reason"]) for event in _events(self.log_lines) if "reason" in event]
+        errors = [event for event in _events(self.log_lines) if event.get("level") == "error"]
+        reasons = [str(event["reason"]) for event in errors if "reason" in event]
         return Refused(status, reasons[-1] if reasons else self.log_tail())
 
     def ask(self, question: Callable[[ControlClient], Awaitable[Answer]]) -> Answer:
