@@ -584,7 +584,10 @@ class Forwarder:
         if slot is None or self._context.log.slots[slot].serving:
             return False
         if b".t" in handle.rpartition(b":")[2] and handle not in self.guests:
-            return False  # a foreground job's, unless it was made a background job and went elsewhere
+            # A foreground job's, unless it was made a background job and is on its way elsewhere.
+            job = self._context.find_handle(handle)
+            if job is None or not job.background:
+                return False
         if self._fleet.primary_names[slot] is None:
             return False
         self._result(Request(connection, packet_type, body, slot))
