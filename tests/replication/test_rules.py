@@ -1062,3 +1062,67 @@ def test_a_node_without_a_map_proposes_nothing() -> None:
     assert part.see(View(3, None, None, {}))
     assert part.see(View(3, None, FleetMap((), {}), {}))
     assert part.propose() is None
+
+
+def ends(client: Client) -> list[bytes]:
+    return [body for packet_type, body in client.take() if packet_type == wire.WORK_COMPLETE]
+
+
+def test_the_end_of_a_foreground_job_is_told_also_when_the_slot_moves_to_another_node() -> None:
+    # It joined a background job, over a node that does not lead the slot.
+    fleet = SmallFleet(3).start()
+    host, handle = queued_job(fleet)
+    origin = next(other for other in fleet.living() if other is not host)
+    client, own = origin.connect(), host.connect()
+    for waiting in (client, own):
+        waiting.send(wire.SUBMIT_JOB, b"f", UNIQUE, b"p")
+        fleet.settle()
+        assert handles(waiting.take()) == [handle]
+    successor = hand_over(fleet, host, sees_first=False)
+    fleet.pass_time(0.5)
+    worker = grabbing(successor)
+    assert wire.JOB_ASSIGN in grabs(worker)
+    worker.send(wire.WORK_COMPLETE, handle, b"r")
+    fleet.settle()
+    assert ends(client) == [handle + b"\0r"]
+    assert ends(own) == [handle + b"\0r"]
+
+
+def test_a_foreground_job_may_end_before_its_handle_could_be_told() -> None:
+    # What was parked is done at once when the slot is served; answers before it wait for the disks.
+    fleet = SmallFleet(3).start()
+    host = fleet.host_of(b"f", UNIQUE)
+    slot = slot_of(b"f\0" + UNIQUE)
+    host.part.pause([slot])
+    client = host.connect()
+    client.send(wire.SUBMIT_JOB_BG, b"f", SECOND, b"p")
+    client.send(wire.SUBMIT_JOB, b"f", UNIQUE, b"p")
+    host.part._resume([slot])
+    worker = grabbing(host)
+    worker.send(wire.GRAB_JOB)
+    ((_, body),) = [packet for packet in worker.take() if packet[0] == wire.JOB_ASSIGN]
+    handle = body.split(b"\0", 1)[0]
+    worker.send(wire.WORK_COMPLETE, handle, b"r")
+    assert client.take() == [], "the background job is on no other disk yet"
+    fleet.settle()
+    fleet.pass_time(0.5)
+    packets = client.take()
+    assert handles(packets)[1] == handle
+    assert [body for packet_type, body in packets if packet_type == wire.WORK_COMPLETE] == [handle + b"\0r"]
+
+
+def test_a_foreground_job_that_nobody_waits_for_any_more_is_dropped_also_when_it_was_parked() -> None:
+    fleet = SmallFleet(3).start()
+    host = fleet.host_of(b"f", UNIQUE)
+    slot = slot_of(b"f\0" + UNIQUE)
+    host.part.pause([slot])
+    client = host.connect()
+    client.send(wire.SUBMIT_JOB, b"f", UNIQUE, b"p")
+    host.part._resume([slot])
+    fleet.settle()
+    fleet.pass_time(0.5)
+    (handle,) = handles(client.take())
+    assert host.node.context.find_handle(handle) is not None
+    host.turn(lambda: host.node.disconnected(client.connection))
+    fleet.settle()
+    assert host.node.context.find_handle(handle) is None
