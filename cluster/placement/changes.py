@@ -13,8 +13,8 @@ Invariants of every row that leaves this file:
 - the set shrinks only to `min_in_sync` or more, unless an operator promoted a copy with loss;
 - no learner is in sync.
 
-What leaves because it is dead stays listed as a learner: it keeps its place until the planner gives the
-place away (`plan.py`). What leaves although it is there (drained, surplus) is struck out.
+What leaves because it is dead, or restarts, stays listed as a learner: it keeps its place until the planner
+gives the place away (`plan.py`). What leaves although it is there (drained, surplus) is struck out.
 """
 
 from __future__ import annotations
@@ -231,7 +231,8 @@ class _Changing:
                 f"fewer than min_in_sync {self._config.min_in_sync} would be left: let another enter first",
             )
         learners = row.learners
-        if change.identity not in self._holders and change.identity not in self._forgotten:
+        holder = self._holders.get(change.identity)
+        if (holder is None or holder.restarting) and change.identity not in self._forgotten:
             learners = _with(learners, change.identity)
         self._rows[change.slot] = row._replace(
             in_sync=_without(row.in_sync, change.identity), learners=learners

@@ -64,6 +64,7 @@ def encode_member(member: Member) -> bytes:
             "release": member.version,
             "protocol": member.protocol,
             "draining": member.draining,
+            "restarting": member.restarting,
             "empty": member.empty,
         }
     )
@@ -89,6 +90,7 @@ def decode_member(data: bytes, revision: int = 0, *, key: str = "nodes/NODE") ->
         version=value.text("release", "0"),
         protocol=value.number("protocol", 1, NUMBER_MAX, 1),
         draining=value.truth("draining", False),
+        restarting=value.truth("restarting", False),
         empty=value.truth("empty", False),
         revision=revision,
     )

@@ -184,7 +184,11 @@ def _nodes(view: View, fleet_map: FleetMap, away: frozenset[str]) -> list[Node]:
     }
     present = holders(view.members)
     for identity, name in fleet_map.names.items():
-        gone = name in view.members or identity in present or identity in fleet_map.forgotten or name in away
+        holder = present.get(identity)
+        if holder is not None and holder.draining and holder.restarting:
+            found[name] = Node(name, "", f"\0{name}", False)
+            continue
+        gone = name in view.members or holder is not None or identity in fleet_map.forgotten or name in away
         if not gone:
             found[name] = Node(name, "", f"\0{name}", False)
     return [found[name] for name in sorted(found)]

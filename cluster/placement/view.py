@@ -33,6 +33,7 @@ class Member:
     version: str = "0"
     protocol: int = PROTOCOL_VERSION
     draining: bool = False  # leads nothing new and leaves
+    restarting: bool = False  # draining, but it comes back soon: its copies are not made anew elsewhere
     empty: bool = False  # its data directory holds nothing: it may take part in a bootstrap
     revision: int = field(default=0, compare=False)  # mod_revision of its key; not part of the value
 

@@ -107,8 +107,8 @@ class Fleet:
         self.start(name)
         return self.nodes[name].identity
 
-    def drain(self, name: str, draining: bool = True) -> None:
-        self.nodes[name] = replace(self.nodes[name], draining=draining)
+    def drain(self, name: str, draining: bool = True, *, restarting: bool = False) -> None:
+        self.nodes[name] = replace(self.nodes[name], draining=draining, restarting=restarting)
         self.put_key(name)
 
     # the map

@@ -81,6 +81,7 @@ def test_the_layout_of_version_1() -> None:
         "release": "0.2",
         "protocol": 1,
         "draining": True,
+        "restarting": False,
         "empty": True,
     }
 

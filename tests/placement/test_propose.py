@@ -290,6 +290,21 @@ def test_a_drained_node_with_four_leaves_only_after_its_copies_are_made_elsewher
     assert fleet.copies() == {"a": 64, "c": 64, "d": 64}
 
 
+def test_a_node_that_only_restarts_hands_over_and_its_copies_are_not_made_elsewhere() -> None:
+    fleet = Fleet("abcd", slots=64)
+    before = {slot for slot, row in enumerate(fleet.rows) if fleet.identity("b") in row.in_sync}
+    fleet.drain("b", restarting=True)
+    fleet.settle()
+    assert not any(row.primary == "b" for row in fleet.rows)
+    kept = {
+        slot
+        for slot, row in enumerate(fleet.rows)
+        if fleet.identity("b") in (*row.in_sync, *row.learners)
+    }
+    assert kept == before
+    assert all(len({*row.in_sync, *row.learners}) == 3 for row in fleet.rows)
+
+
 def test_a_drain_does_not_wait_for_a_node_that_is_down_nor_goes_below_min_in_sync() -> None:
     fleet = Fleet("abcd", slots=64)
     fleet.lose_key("a")
