@@ -39,6 +39,7 @@ from cluster.replication import SLOT_COUNT
 from cluster.replication.frames import Frame, Hello
 from cluster.replication.replicator import ProtocolBroken
 from cluster.server import control
+from cluster.server.channels import connect, host_and_port, os_reason
 from cluster.server.control import ControlClient, ControlRefused, ControlService, DrainStep
 from cluster.server.directory import DataDirectory
 from cluster.server.errors import Regressed, StartError, StoreError, Unreachable
@@ -56,6 +57,7 @@ FRAME_PACE_SECONDS: Final = 0.00125  # between two frames to a node, under load
 DRAINED_SECONDS: Final = 0.3  # for a drain's last word to leave, before the node stops
 STOP_SECONDS: Final = 8.0  # how long a stopping node tries to hand its slots over
 TWIN_MARGIN_SECONDS: Final = 1.0  # beyond a lease: who is registered then runs
+ADVERTISE_TRIES: Final = 8
 SWAPS_IN_A_ROW_MAX: Final = 16
 PROMOTE_SLOTS_MAX: Final = SLOT_COUNT
 
@@ -71,9 +73,6 @@ class FleetLife:
         self._wanted = asyncio.Event()
         self._stale = True  # etcd is to be read
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._map_to_save: tuple[bytes, int, bytes] | None = None
-        self._saving: asyncio.Task[None] | None = None
-        self._saved_revision = 0
         self._wake_timer: asyncio.TimerHandle | None = None
         self._woken_at = 0.0
         self._leaving = False
@@ -263,6 +262,7 @@ class FleetLife:
         self.store.start()
         self.waits_for = "the fleet to be made" if self.fleet.view.map is None else ""
         self._spawn(self._drive())
+        self._spawn(self._check_advertise())
         self._log.info(
             "joined",
             fleet=settings.fleet,
@@ -270,6 +270,27 @@ class FleetLife:
             incarnation=incarnation,
             advertise=settings.advertise,
             peer_port=self.port.port,
+        )
+
+    async def _check_advertise(self) -> None:
+        """Say so when nobody is found where this node says that it is. A name may take a while to be known."""
+        host, port = self._settings.advertise, self.port.port
+        reason = ""
+        for _ in range(ADVERTISE_TRIES):
+            try:
+                async with asyncio.timeout(self._settings.rpc_timeout_seconds):
+                    await connect(host, port)
+            except TimeoutError:
+                reason = "no answer"
+            except OSError as error:
+                reason = os_reason(error)
+            else:
+                return
+            await asyncio.sleep(RETRY_SECONDS)
+        self._log.error(
+            "this node cannot be reached where it says that it is",
+            reason=f"{host_and_port(host, port)}: {reason}. Other nodes and clients are sent there: correct "
+            "--advertise, or what keeps --host and --peer-host from listening there",
         )
 
     # ---- etcd
@@ -329,7 +350,7 @@ class FleetLife:
             if self._stale:
                 self._stale = False
                 try:
-                    self._see(await self.store.read())
+                    await self._see(await self.store.read())
                 except StoreError:
                     self._stale = True
                     raise
@@ -344,22 +365,18 @@ class FleetLife:
                 self._stale = True
         self._wanted.set()
 
-    def _see(self, view: View) -> None:
+    async def _see(self, view: View) -> None:
         self._check_generation(view)
-        self._server.turn()
         old = self.fleet.view
+        if view.map is not None and (old.map is None or old.map.revision != view.map.revision):
+            await self._save_map(view)
+        self._server.turn()
         if not self.fleet.see(view):
             return
-        if view.map is not None:
-            if old.map is None:
-                self.waits_for = ""
-                if view.config is not None:
-                    self.directory.bind(self._settings.fleet, view.config.slots)
-            if old.map is None or old.map.revision != view.map.revision:
-                config = encode_config(view.config) if view.config is not None else b""
-                self._map_to_save = (encode_map(view.map), view.map.revision, config)
-                if self._saving is None:
-                    self._saving = self._spawn(self._save_map())
+        if view.map is not None and old.map is None:
+            self.waits_for = ""
+            if view.config is not None:
+                self.directory.bind(self._settings.fleet, view.config.slots)
         self.port.set_peers(
             {
                 name: PeerAddress(member.host, member.peer_port, member.identity, member.incarnation)
@@ -378,18 +395,17 @@ class FleetLife:
                 "restored from a backup. Stop all nodes of the fleet and use `gearfleet fleet restore`"
             )
 
-    async def _save_map(self) -> None:
-        """Rule 15: persist the map that is acted on; in a thread, one at a time, the newest only."""
-        while self._map_to_save is not None:
-            data, revision, config = self._map_to_save
-            self._map_to_save = None
-            try:
-                await asyncio.to_thread(self.directory.save_map, data, revision, config)
-                self._saved_revision = revision
-            except OSError as error:
-                self._log.error("the map cannot be saved", reason=error.strerror)
-                await asyncio.sleep(RETRY_SECONDS)
-        self._saving = None
+    async def _save_map(self, view: View) -> None:
+        """Rule 15: a map is on disk before it is acted on."""
+        assert view.map is not None
+        config = encode_config(view.config) if view.config is not None else b""
+        try:
+            await asyncio.to_thread(self.directory.save_map, encode_map(view.map), view.map.revision, config)
+        except OSError as error:
+            raise StartError(
+                f"the map cannot be saved in {self.directory.path} ({error.strerror}): make room on the "
+                "disk, or mend it, then start the node again"
+            ) from None
 
     def _stop_for(self, reason: str) -> None:
         if self.stop_reason is None:
