@@ -583,7 +583,7 @@ class Forwarder:
         slot = slot_of_handle(handle)
         if slot is None or self._context.log.slots[slot].serving:
             return False
-        if b".t" in handle.rpartition(b":")[2] and handle not in self.guests:
+        if connection.node is None and handle not in self.guests and b".t" in handle.rpartition(b":")[2]:
             # A foreground job's, unless it was made a background job and is on its way elsewhere.
             job = self._context.find_handle(handle)
             if job is None or not job.background:
