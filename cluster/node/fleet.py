@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from cluster.jobs import FINISHED, PENDING, RECLAIM, RUNNING, Job, QueueLimits
+from cluster.jobs import FINISHED, PENDING, RECLAIM, Job, QueueLimits
 from cluster.node.connection import Connection
 from cluster.node.context import Context, job_record, slot_of_handle
 from cluster.node.forward import (
@@ -475,7 +475,7 @@ class Fleet:
         if job is None or job.state != RECLAIM or connection.closing:
             return
         worker = connection.worker or self._node.workers.new_worker(connection)
-        self._context.ledger.adopt(worker, job)
+        self._node.workers.adopt(worker, job)
 
     def fired(self, schedule: Job) -> None:
         """Another node has made a schedule's job."""
@@ -696,9 +696,7 @@ class Fleet:
 
     def slow_peers(self) -> list[str]:
         """Peers that do not take what is sent: their streams are to be begun anew, with whole states."""
-        return [
-            name for name, peer in self.replicator.peers.items() if peer.entries_bytes > UNSENT_BYTES_MAX
-        ]
+        return [name for name, peer in self.replicator.peers.items() if peer.entries_bytes > UNSENT_BYTES_MAX]
 
     def frames_waiting(self) -> list[str]:
         """Peers for whom there is something to send."""
@@ -873,6 +871,6 @@ class Fleet:
         )
 
     def running_here(self) -> int:
-        return len(self.forwarder.guests) + sum(
-            job.state == RUNNING for job in self._context.ledger.all_jobs()
-        )
+        """Jobs that workers of this node run, wherever they are led."""
+        running = sum(function.running for function in self._context.ledger.functions.values())
+        return len(self.forwarder.guests) + running

@@ -177,7 +177,7 @@ class WorkerVerbs:
                     return None
             if job.background and not self._context.log.slots[job.slot].serving:
                 return None
-            self._ledger.adopt(worker, job)
+            self.adopt(worker, job)
         elif job.background and not self._context.log.slots[job.slot].serving:
             return None
         return job
@@ -295,6 +295,14 @@ class WorkerVerbs:
         if connection.node is None:
             self._context.refuse(connection, wire.JOB_NOT_FOUND, "Job given in work result not found")
 
+    def adopt(self, worker: Worker, job: Job) -> None:
+        """A worker kept a job: it has it again, with the time limit that it asked for."""
+        self._ledger.adopt(worker, job)
+        seconds = worker.timeouts.get(job.function)
+        if seconds is not None:
+            context = self._context
+            context.limits.add(context.monotonic_seconds + seconds, (job, job.deliveries, RUNNING))
+
     def claim(self, connection: Connection, body: bytes) -> None:
         """CLAIM_JOB: a worker that lost its server still runs this job (rule 12)."""
         handle = body.split(b"\0", 1)[0]
@@ -317,7 +325,7 @@ class WorkerVerbs:
             elif job.state in (RECLAIM, QUEUED):
                 # That it asks shows that it was given the job, also when the hint of it was lost.
                 job.deliveries = job.deliveries or 1
-                self._ledger.adopt(worker, job)
+                self.adopt(worker, job)
                 verdict = wire.CLAIM_KEPT
         elif context.fleet is not None and not context.fleet.serves_handle(handle):
             verdict = wire.CLAIM_ELSEWHERE

@@ -55,6 +55,8 @@ IDLE_SECONDS: Final = 2.0  # how often what only time changes is looked at
 BUSY_SECONDS: Final = 0.1  # the same while learners catch up or slots are being handed over
 FRAME_PACE_SECONDS: Final = 0.00125  # between two frames to a node, under load
 DRAINED_SECONDS: Final = 0.3  # for a drain's last word to leave, before the node stops
+LOOK_SECONDS: Final = 0.1  # how often a drain looks how far it is
+FINISH_SECONDS: Final = 10.0  # how long a drained node waits for jobs that its workers still run
 STOP_SECONDS: Final = 8.0  # how long a stopping node tries to hand its slots over
 TWIN_MARGIN_SECONDS: Final = 1.0  # beyond a lease: who is registered then runs
 ADVERTISE_TRIES: Final = 8
@@ -273,7 +275,7 @@ class FleetLife:
         )
 
     async def _check_advertise(self) -> None:
-        """Say so when nobody is found where this node says that it is. A name may take a while to be known."""
+        """Say so when nobody is found where this node says that it is; names may take a while."""
         host, port = self._settings.advertise, self.port.port
         reason = ""
         for _ in range(ADVERTISE_TRIES):
@@ -666,6 +668,11 @@ class FleetLife:
         """A drain, whoever watches it or has hung up."""
         async for _ in self.give_away(restart=restart):
             pass
+        # Workers that know of fleets go elsewhere with their jobs; others may finish what they have.
+        for _ in range(int(FINISH_SECONDS / LOOK_SECONDS)):
+            if not self.fleet.running_here():
+                break
+            await asyncio.sleep(LOOK_SECONDS)
         self._loop.call_later(DRAINED_SECONDS, self._server.stop)
 
     def drain_self(self) -> None:
