@@ -484,7 +484,7 @@ class Forwarder:
             return
         if connection.closing:
             if handle not in self.relays:
-                self._tell(name, DETACH, handle)
+                self._detach(name, handle, self._foreground_asked(name))
             return
         relay = self.relays.get(handle)
         if relay is None:
@@ -521,6 +521,7 @@ class Forwarder:
 
     def leave(self, connection: Connection) -> None:
         """A client with relayed jobs is gone."""
+        asked: dict[str, set[int]] = {}
         for handle in connection.relayed or ():
             relay = self.relays.get(handle)
             if relay is None:
@@ -528,7 +529,9 @@ class Forwarder:
             relay.clients = [item for item in relay.clients if item[0] is not connection]
             if not relay.clients:
                 del self.relays[handle]
-                self._tell(relay.node, DETACH, handle)
+                if relay.node not in asked:
+                    asked[relay.node] = self._foreground_asked(relay.node)
+                self._detach(relay.node, handle, asked[relay.node])
         connection.relayed = None
 
     def _tell(self, name: str | None, packet_type: int, body: bytes) -> None:
@@ -538,6 +541,22 @@ class Forwarder:
             channel = self._own_channel
         if channel is not None:
             channel.requests.append(_pack(b"\0REQ", packet_type, len(body)) + body)
+
+    def _foreground_asked(self, name: str) -> set[int]:
+        """Slots of foreground submits that this node has yet to answer."""
+        channel = self._own_channel if name == self._fleet.me.name else self.channels.get(name)
+        if channel is None:
+            return set()
+        return {
+            request.slot
+            for request in channel.asked
+            if request.packet_type % REMEMBERED_SUBMIT in _FOREGROUND
+        }
+
+    def _detach(self, name: str, handle: bytes, asked: set[int]) -> None:
+        """Nobody here waits for this job any more, unless an answer on its way says that somebody does."""
+        if slot_of_handle(handle) not in asked:
+            self._tell(name, DETACH, handle)
 
     def _submit_again(self, relay: Relay) -> None:
         """Its node is gone, or has given the job to another."""
@@ -563,7 +582,7 @@ class Forwarder:
         relay.node = request.node
         if not relay.clients:
             if handle not in self.relays:
-                self._tell(relay.node, DETACH, handle)
+                self._detach(relay.node, handle, self._foreground_asked(relay.node))
             return
         known = self.relays.get(handle)
         if known is not None:

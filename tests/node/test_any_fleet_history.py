@@ -14,8 +14,9 @@ SEEDS_PER_TEST = 20
 #   29: the result of a foreground job that a background submit had joined, while its slot was handed over;
 #   40401: the same, at a new primary that does not serve the slot yet;
 #   60, 69: ends of foreground jobs that came before their handles could be told;
+#   40740, 40998: a client of another node that went away took the results from one that had just come;
 #   4, 18: clients of other nodes, forgotten by a primary that gave the slot away.
-KEPT = ((29, 500), (40401, 600), (60, 500), (69, 500), (4, 500), (18, 500))
+KEPT = ((29, 500), (40401, 600), (60, 500), (69, 500), (4, 500), (18, 500), (40740, 600), (40998, 600))
 
 
 @pytest.mark.parametrize("first", range(0, 120, SEEDS_PER_TEST))

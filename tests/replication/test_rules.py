@@ -594,6 +594,7 @@ def test_rule_8_a_restarted_primary_takes_over_from_itself_in_a_new_epoch() -> N
     host.start()  # its key was there all the time
     row = fleet.etcd.view.map.slots[slot]
     assert row.incarnation != host.incarnation
+    host.turn(lambda: host.part.see(fleet.etcd.view))
     assert not host.part.leads(slot), "not in the epoch of the process before"
     fleet.settle()
     assert fleet.etcd.view.map is not None
