@@ -206,6 +206,9 @@ def test_an_address_that_leads_nowhere_is_named(fleet: Fleet) -> None:
     assert "Connection refused" in told
     assert "correct --advertise" in told
     stray.terminate()
+    eventually(lambda: "stray" not in [node.name for node in fleet.status().nodes if node.state == "up"])
+    # It is not waited for when an operator says so.
+    assert "is forgotten" in fleet.nodes["a"].ask(lambda client: client.forget("stray"))
     check_works(fleet)
 
 
