@@ -243,7 +243,7 @@ class ClientVerbs:
         options = schedule.options
         assert options is not None
         assert options.cron is not None
-        if context.refusal is not None:
+        if context.refusal is not None or not self._slots[schedule.slot].serving:
             # Nothing can be promised now: look again in a while. The time of the firing is kept.
             options.due_seconds = int(context.wall_seconds) + 1
             context.scheduled.add(options.due_seconds, schedule)

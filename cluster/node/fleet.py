@@ -71,6 +71,7 @@ FOREGROUND_MASK: Final = (1 << 40) - 1
 TICK_SECONDS: Final = 0.1
 TELL_SILENT_SECONDS: Final = 0.5
 _CREATED: Final = b"\0RES" + wire.JOB_CREATED.to_bytes(4, "big")
+_FOREGROUND_SUBMITS: Final = (wire.SUBMIT_JOB_HIGH, wire.SUBMIT_JOB, wire.SUBMIT_JOB_LOW)
 _SUBMITS: Final = (wire.SUBMIT_JOB_HIGH_BG, wire.SUBMIT_JOB_BG, wire.SUBMIT_JOB_LOW_BG)
 
 
@@ -112,6 +113,7 @@ class Fleet:
         self._node_names: dict[bytes, str] = {}
         self._activating: deque[int] = deque()
         self._paused: dict[int, tuple[int, float]] = {}  # slot -> group after which it may go, since when
+        self.withheld: dict[int, list[Job]] = {}  # slot that is paused -> its jobs that were to be given out
         self._swapping: Swap | None = None
         self._swapped: tuple[int, float] | None = None  # revision compared, when
         self._pending: dict[int, tuple[str, ...]] = {}  # proposed members, until a later map is seen
@@ -193,6 +195,7 @@ class Fleet:
     def _adopt(self, old: FleetMap | None, new: FleetMap) -> None:
         me = self.me
         leads = self.replicator.leads
+        min_in_sync = self.view.config.min_in_sync if self.view.config is not None else 1
         old_rows = old.slots if old is not None else (None,) * len(new.slots)
         names = self.primary_names
         for slot_index, (row, before) in enumerate(zip(new.slots, old_rows, strict=True)):
@@ -220,6 +223,8 @@ class Fleet:
             self.replicator.set_members(
                 slot_index, row.in_sync, self._pending.get(slot_index, ()), row.learners
             )
+            # After `promote` it serves once enough others have caught up (rule 5).
+            self.replicator.leads[slot_index].enough = len(row.in_sync) >= min_in_sync
         self._own_slots_stale = True
 
     def _find_unreachable(self) -> None:
@@ -239,9 +244,14 @@ class Fleet:
                         if identity not in present
                     }
                 )
+                remedy = (
+                    f"start {' or '.join(gone)} again; nothing acknowledged is lost"
+                    if gone
+                    else "others are catching up; try again"
+                )
                 self._unreachable[slot_index] = (
                     f"{alive} of at least {config.min_in_sync} in-sync copies of this job's slot are up: "
-                    f"start {' or '.join(gone)} again; nothing acknowledged is lost"
+                    f"{remedy}"
                 )
 
     def refusal_of(self, slot_index: int) -> str | None:
@@ -347,6 +357,7 @@ class Fleet:
         slot = context.log.slots[slot_index]
         table = context.ledger.tables[slot_index]
         self._paused.pop(slot_index, None)
+        self.withheld.pop(slot_index, None)
         self._pending.pop(slot_index, None)
         self._own_slots_stale = True
         self._moved.add(slot_index)
@@ -359,6 +370,7 @@ class Fleet:
             replica.apply(raw)
         self.replicator.step_down(slot_index, replica)
         handles: dict[bytes, Job] = {}
+        waiting: dict[bytes, list[Connection]] = {}  # clients here that want the result
         for job in [job for job in table.jobs.values() if job.background]:
             handles[job.handle] = job
             worker = job.worker
@@ -368,22 +380,26 @@ class Fleet:
             context.ledger.finish(job)
             for client in clients or ():
                 client.attached.pop(job, None)
-                # It wants the result: the next primary attaches it again, under the same key.
                 if client.node is not None:
                     context.send(client, response(MOVED, job.handle))
-                elif client.closing is False:
-                    self._join_again(client, job)
+                elif not client.closing:
+                    waiting.setdefault(job.handle, []).append(client)
         table.remembered.clear()
         if handles:
-            self._ask_again(handles)
+            self._ask_again(handles, waiting)
+        # The next primary attaches them again, under the same key.
+        for handle, clients in waiting.items():
+            for client in clients:
+                self._join_again(client, handles[handle])
 
     def _join_again(self, client: Connection, job: Job) -> None:
         body = b"%b\0%b\0%b" % (job.function.name, job.unique, job.payload)
-        packet_type = (wire.SUBMIT_JOB_HIGH, wire.SUBMIT_JOB, wire.SUBMIT_JOB_LOW)[job.priority]
+        packet_type = _FOREGROUND_SUBMITS[job.priority]
         self.forwarder.join_again(client, packet_type, body, job.slot, job.handle)
 
-    def _ask_again(self, handles: dict[bytes, Job]) -> None:
-        """Promises that were not committed here: the next primary makes them."""
+    def _ask_again(self, handles: dict[bytes, Job], waiting: dict[bytes, list[Connection]]) -> None:
+        """Promises that were not committed here: the next primary makes them. Who is told a handle only by
+        that one is attached by it, too, and struck from `waiting`."""
         groups = [*self.replicator.uncommitted_groups(), self._context.log.group]
         connections: dict[Connection, None] = {}
         for group in groups:
@@ -414,7 +430,12 @@ class Fleet:
                             wire.QUEUE_ERROR, "the node lost this job's slot before it was safe; submit again"
                         )
                         continue
-                    packet_type = _SUBMITS[job.priority]
+                    clients = waiting.get(job.handle, ())
+                    if connection in clients:
+                        waiting[job.handle] = [client for client in clients if client is not connection]
+                        packet_type = _FOREGROUND_SUBMITS[job.priority]
+                    else:
+                        packet_type = _SUBMITS[job.priority]
                     if connection.remember:
                         packet_type += REMEMBERED_SUBMIT
                     body = b"%b\0%b\0%b" % (job.function.name, job.unique, job.payload)
@@ -501,6 +522,9 @@ class Fleet:
         context = self._context
         for slot_index in slots:
             self._paused.pop(slot_index, None)
+            for job in reversed(self.withheld.pop(slot_index, ())):
+                if job.state == PENDING:
+                    context.ledger.enqueue(job, first=True)
             lead = self.replicator.leads.get(slot_index)
             if lead is None or not lead.ready:
                 continue
@@ -650,6 +674,7 @@ class Fleet:
         self._decoders.pop(name, None)
         connection: Connection = peer.connection
         connection.closing = True
+        self._node.workers.await_return(connection)
         self._node.workers.leave(connection)
         self._node.clients.leave(connection)
         connection.held.clear()

@@ -353,6 +353,16 @@ class Forwarder:
                 self._fleet.receive_own(connection, [(request.packet_type, request.body)])
             else:
                 self._result(request)
+        elif request.packet_type == wire.CLAIM_JOB and connection is not None and connection.node is None:
+            # Never asked of another node: that one would think that this one's worker is known here as its.
+            if connection.closing:
+                self._refuse(request, "")
+            elif serving:
+                self._fill(request, self._fleet.claim(connection, request.body))
+            elif self._fleet.leads(slot):
+                self.park(request)
+            else:
+                self._refuse(request, "")
         elif request.packet_type == wire.CLAIM_JOB and serving:
             if connection is not None and not connection.closing:
                 self._fill(request, self._fleet.claim(connection, request.body))
@@ -419,8 +429,8 @@ class Forwarder:
             return
         batch.chunks[request.index] = packet
         batch.missing -= 1
-        if not batch.missing and not connection.closing:
-            context.released[connection] = None
+        if not batch.missing:
+            context.released[connection] = None  # also of one that is closed as soon as it has its answers
 
     # ---- answers
 

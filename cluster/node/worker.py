@@ -21,6 +21,7 @@ _pack_header: Final = Struct(">4sII").pack
 # gearmand's floor; a shorter limit is rounded up (libgearman-server/connection.cc).
 TIMEOUT_SECONDS_MIN: Final = 1.0
 ABILITIES_MAX: Final = 100_000  # functions of one connection
+WITHHELD_PER_GRAB: Final = 256  # jobs that one grab passes over
 _DIGITS_MAX: Final = 20
 _FINAL: Final = frozenset({wire.WORK_COMPLETE, wire.WORK_FAIL, wire.WORK_EXCEPTION})
 
@@ -92,7 +93,8 @@ class WorkerVerbs:
         worker = connection.worker or self.new_worker(connection)
         # It has had its NOOP and goes back to sleep, maybe for a job of another server: tell it again.
         worker.noop_sent = False
-        if not self._ledger.sleep(worker):
+        # While nothing is given out, it would be woken for nothing, again and again.
+        if not self._ledger.sleep(worker, anyway=not self._context.dispatching):
             self.wake(worker)
 
     def wake(self, worker: Worker) -> None:
@@ -110,6 +112,8 @@ class WorkerVerbs:
         if not connection.out:
             context.dirty.append(connection)
         job = self._ledger.grab(worker) if context.dispatching else None
+        if job is not None and job.background and not context.log.slots[job.slot].serving:
+            job = self._grab_on(worker, job)
         if job is None:
             connection.out.append(NO_JOB)
             return None
@@ -119,6 +123,24 @@ class WorkerVerbs:
             seconds = worker.timeouts.get(job.function)
             if seconds is not None:
                 context.limits.add(context.monotonic_seconds + seconds, (job, job.deliveries, RUNNING))
+        return job
+
+    def _grab_on(self, worker: Worker, job: Job | None) -> Job | None:
+        """The next job of a served slot. Those of one that is being handed over are withheld: the next
+        primary would not hear that they are with a worker, and give them to another."""
+        fleet = self._context.fleet
+        assert fleet is not None
+        slots = self._context.log.slots
+        for _ in range(WITHHELD_PER_GRAB):
+            if job is None or not job.background or slots[job.slot].serving:
+                return job
+            self._ledger.withhold(job)
+            fleet.withheld.setdefault(job.slot, []).append(job)
+            job = self._ledger.grab(worker)
+        if job is not None and job.background and not slots[job.slot].serving:
+            self._ledger.withhold(job)
+            fleet.withheld.setdefault(job.slot, []).append(job)
+            return None
         return job
 
     def grab(self, connection: Connection, body: bytes) -> None:
@@ -297,10 +319,17 @@ class WorkerVerbs:
 
     def adopt(self, worker: Worker, job: Job) -> None:
         """A worker kept a job: it has it again, with the time limit that it asked for."""
+        context = self._context
+        queued = job.state == QUEUED
         self._ledger.adopt(worker, job)
+        if queued:
+            # The next primary has to know, or it gives the job out at once.
+            job.deliveries += 1
+            context.record_hint(job, entries.ASSIGNED, job.handle)
+        else:
+            job.deliveries = job.deliveries or 1
         seconds = worker.timeouts.get(job.function)
         if seconds is not None:
-            context = self._context
             context.limits.add(context.monotonic_seconds + seconds, (job, job.deliveries, RUNNING))
 
     def claim(self, connection: Connection, body: bytes) -> None:
@@ -324,12 +353,25 @@ class WorkerVerbs:
                 verdict = wire.CLAIM_KEPT
             elif job.state in (RECLAIM, QUEUED):
                 # That it asks shows that it was given the job, also when the hint of it was lost.
-                job.deliveries = job.deliveries or 1
                 self.adopt(worker, job)
                 verdict = wire.CLAIM_KEPT
         elif context.fleet is not None and not context.fleet.serves_handle(handle):
             verdict = wire.CLAIM_ELSEWHERE
         return response(wire.CLAIM_RES, handle, verdict)
+
+    def await_return(self, connection: Connection) -> None:
+        """The stream to a node broke whose workers run jobs of here: it may be back in a moment, or they
+        come by themselves (rule 12). Only after that the jobs are run again."""
+        context = self._context
+        worker = connection.worker
+        if worker is None:
+            return
+        due = context.monotonic_seconds + context.settings.reclaim_seconds
+        for job in reversed(list(worker.running.values())):
+            if job.background:
+                self._ledger.release(job)
+                job.state = RECLAIM
+                context.limits.add(due, (job, job.deliveries, RECLAIM))
 
     def release(self, connection: Connection, handle: bytes) -> None:
         """Another node says that its worker, which had this job, is gone."""

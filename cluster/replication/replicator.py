@@ -65,6 +65,7 @@ class Lead:
     """A slot that this node leads."""
 
     __slots__ = (
+        "enough",
         "epoch",
         "in_sync",
         "inherited",
@@ -83,6 +84,7 @@ class Lead:
         self.pending: tuple[str, ...] = ()  # proposed to be in sync: they count already (rule 3)
         self.learners: tuple[str, ...] = ()
         self.ready = False
+        self.enough = True  # the in-sync set has min_in_sync members; false only after a promotion
         self.inherited: Replica | None = inherited  # until all members have it
 
     @property
@@ -498,7 +500,7 @@ class Replicator:
 
     def _look_for_ready(self) -> None:
         for slot_index, lead in list(self._unready.items()):
-            if lead.persisted_by > self.written:
+            if lead.persisted_by > self.written or not lead.enough:
                 continue
             for identity in lead.counting:
                 if not self.holds(self._by_identity.get(identity), slot_index, 0):

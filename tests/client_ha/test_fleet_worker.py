@@ -28,7 +28,7 @@ from tests.client_ha.test_failover import turns_until
 from tests.client_ha.test_worker import Gate, make_worker
 
 SLOT_1 = b"H:x:1.3.7"  # a background job of slot 1, in its third epoch
-FOREGROUND = b"H:x:1.fab.7"
+FOREGROUND = b"H:x:1.tab.7"
 
 
 class Desk:
