@@ -297,9 +297,7 @@ def test_a_node_that_only_restarts_hands_over_and_its_copies_are_not_made_elsewh
     fleet.settle()
     assert not any(row.primary == "b" for row in fleet.rows)
     kept = {
-        slot
-        for slot, row in enumerate(fleet.rows)
-        if fleet.identity("b") in (*row.in_sync, *row.learners)
+        slot for slot, row in enumerate(fleet.rows) if fleet.identity("b") in (*row.in_sync, *row.learners)
     }
     assert kept == before
     assert all(len({*row.in_sync, *row.learners}) == 3 for row in fleet.rows)
