@@ -18,7 +18,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 
 from cluster.jobs.function import PRIORITIES, Function
-from cluster.jobs.job import FINISHED, QUEUED, RUNNING, Job
+from cluster.jobs.job import FINISHED, PENDING, QUEUED, RUNNING, Job
 from cluster.jobs.worker import Worker
 
 
@@ -160,6 +160,12 @@ class Ledger:
             job.function.running -= 1
             job.progress = None
 
+    def withhold(self, job: Job) -> None:
+        """Take back what was just grabbed, and keep it out of its queue; `enqueue` puts it there again."""
+        self.release(job)
+        job.deliveries -= 1
+        job.state = PENDING
+
     def finish(self, job: Job) -> None:
         """The job is over, from whatever state."""
         state = job.state
@@ -207,10 +213,11 @@ class Ledger:
         function.sleepers.pop(worker, None)
         self.forget_if_idle(function)
 
-    def sleep(self, worker: Worker) -> bool:
-        """PRE_SLEEP: true when the worker sleeps now, false when there is a job for it."""
+    def sleep(self, worker: Worker, *, anyway: bool = False) -> bool:
+        """PRE_SLEEP: true when the worker sleeps now, false when there is a job for it (`anyway`: which it
+        would not get)."""
         abilities = worker.abilities
-        for priority in range(PRIORITIES):
+        for priority in range(0 if anyway else PRIORITIES):
             ready = self.ready[priority]
             if len(ready) < len(abilities):
                 if any(

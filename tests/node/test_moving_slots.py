@@ -1,0 +1,136 @@
+"""Jobs, workers and claims while their slots go from one node to another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cluster.node.context import slot_of_handle
+from cluster.wire import packets as wire
+from tests.node.fleets import Client, Host, SmallFleet, handles, small_uniques
+
+
+def job_at(fleet: SmallFleet, kind: int = wire.SUBMIT_JOB_BG) -> tuple[Host, bytes, int]:
+    """A committed job: its primary, its handle, its slot."""
+    unique = small_uniques(b"f")[0]
+    leader = fleet.host_of(b"f", unique)
+    client = leader.connect()
+    client.send(kind, b"f", unique, b"payload")
+    fleet.settle()
+    (handle,) = handles(client.take())
+    slot = slot_of_handle(handle)
+    assert slot is not None
+    return leader, handle, slot
+
+
+def grabs(worker: Client) -> bytes | None:
+    """The handle of the job that it gets."""
+    worker.take()
+    worker.send(wire.GRAB_JOB)
+    ((packet_type, body),) = worker.take()
+    return body.split(b"\0")[0] if packet_type == wire.JOB_ASSIGN else None
+
+
+def worker_at(host: Host) -> Client:
+    worker = host.connect()
+    worker.send(wire.CAN_DO, b"f")
+    return worker
+
+
+def test_a_job_of_a_slot_that_is_being_handed_over_is_not_given_out() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = worker_at(leader)
+    leader.turn(lambda: leader.part.pause([slot]))
+
+    assert grabs(worker) is None
+    fleet.pass_time(3)  # nobody took it
+    assert grabs(worker) == handle
+
+
+def test_while_nothing_is_given_out_a_worker_sleeps_and_is_woken_after() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, _ = job_at(fleet)
+    worker = worker_at(leader)
+    leader.node.context.dispatching = False
+    assert grabs(worker) is None
+    worker.send(wire.PRE_SLEEP)
+    assert worker.take() == []
+    fleet.pass_time(1)
+    assert worker.take() == [(wire.NOOP, b"")]
+    assert grabs(worker) == handle
+
+
+def test_a_stream_that_breaks_does_not_take_its_jobs_from_workers_behind_it() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, _ = job_at(fleet)
+    other = next(host for host in fleet.living() if host is not leader)
+    worker = worker_at(leader)
+    assert grabs(worker) == handle
+    leader.turn(lambda: leader.node.disconnected(worker.connection))
+    # As after a hand-over: the worker is known at another node.
+    guest = worker_at(other)
+    other.part.forwarder.guests[handle] = guest.connection
+    other.part.forwarder.claims_again.add(slot_of_handle(handle) or 0)
+    other.part.look_again(fleet.now)
+    fleet.pass_time(1)
+    rival = worker_at(leader)
+    assert grabs(rival) is None
+
+    fleet.cut(leader.name, other.name)
+    assert grabs(rival) is None
+    fleet.settle()
+    fleet.pass_time(3)
+    assert grabs(rival) is None
+    guest.send(wire.WORK_COMPLETE, handle, b"result")
+    fleet.settle()
+    assert leader.node.context.find_handle(handle) is None
+
+
+def test_a_claim_that_waits_for_a_slot_that_goes_elsewhere_is_sent_there_by_the_worker() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = leader.connect()
+    leader.turn(lambda: leader.part.pause([slot]))
+    worker.send(wire.CLAIM_JOB, handle)
+    assert worker.take() == []
+    fleet.etcd.put(replace(leader.member, draining=True))
+    fleet.settle()
+    fleet.pass_time(1)
+    assert fleet.leads()[leader.name] == 0
+    assert worker.take() == [(wire.CLAIM_RES, handle + b"\0" + wire.CLAIM_ELSEWHERE)]
+
+
+def test_a_claimed_job_has_its_time_limit_and_is_known_to_be_with_a_worker() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    first = worker_at(leader)
+    assert grabs(first) == handle
+    leader.turn(lambda: leader.node.disconnected(first.connection))  # it is queued again
+    number = leader.node.log.slots[slot].number
+    second = leader.connect()
+    second.send(wire.CAN_DO_TIMEOUT, b"f", b"2000")
+    second.send(wire.CLAIM_JOB, handle)
+    assert second.take() == [(wire.CLAIM_RES, handle + b"\0" + wire.CLAIM_KEPT)]
+    assert leader.node.log.slots[slot].number == number + 1  # ASSIGNED
+    fleet.pass_time(3)
+    assert leader.node.context.find_handle(handle) is None
+
+
+def test_a_connection_that_made_a_mistake_gets_what_another_node_owes_it_then_it_is_closed() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    unique = small_uniques(b"f")[0]
+    leader = fleet.host_of(b"f", unique)
+    other = next(host for host in fleet.living() if host is not leader)
+    client = other.connect()
+    client.send(wire.SUBMIT_JOB_BG, b"f", unique, b"payload")
+    other.turn(lambda: other.node.protocol_error(client.connection, "no"))
+    fleet.settle()
+
+    assert [packet_type for packet_type, _ in client.take()] == [wire.JOB_CREATED, wire.ERROR]
+    assert not client.connection.held
