@@ -17,6 +17,7 @@ class ReplicaRestorer:
         self._replicator = replicator
         self._log = replicator.log
         self._states: dict[int, tuple[int, list[tuple[int, int]], list[bytes]]] = {}
+        self._behind: dict[int, int] = {}  # slot -> number of the last entry that is behind no state
         self.limits: list[tuple[int, bytes]] = []  # number, body of LIMITS entries
 
     def apply(self, entry: entries.Entry) -> None:
@@ -44,6 +45,7 @@ class ReplicaRestorer:
                 state[2].append(raw)
                 return
             del self._states[slot_index]
+            self._behind.pop(slot_index, None)
             slot.number, slot.history, _ = state
             slot.epoch = epoch_of(slot.history, slot.number)
             replicas[slot_index] = Replica.from_state(slot.number, state[2])
@@ -51,6 +53,11 @@ class ReplicaRestorer:
         replica = replicas[slot_index]
         assert replica is not None
         if kind in entries.LOGGED:
+            if not slot.number and number == self._behind.get(slot_index, number - 1) + 1 != 1:
+                # The segments before were dropped: the slot's state was written after this entry.
+                self._behind[slot_index] = number
+                slot.promised = max(slot.promised, epoch)
+                return
             if number != slot.number + 1:
                 raise DamagedEntry(f"is number {number} of slot {slot_index} behind {slot.number}")
             slot.promised = max(slot.promised, epoch)
@@ -64,6 +71,8 @@ class ReplicaRestorer:
             slot.promised = max(slot.promised, epoch)
         elif kind == entries.CUT:
             slot.promised = max(slot.promised, epoch)
+            if number < self._behind.get(slot_index, 0):
+                self._behind[slot_index] = number
             if number < slot.number:
                 if not replica.cut(number):
                     raise DamagedEntry(f"cuts slot {slot_index} at {number}, which is folded")
@@ -72,6 +81,12 @@ class ReplicaRestorer:
                 slot.epoch = epoch_of(slot.history, number)
         else:
             raise DamagedEntry(f"of kind {kind} does not belong to a fleet node's journal")
+
+    @property
+    def headless(self) -> list[int]:
+        """Slots of which there are entries, but not those before them, and no state: at the end of a journal
+        that is damage."""
+        return sorted(self._behind)
 
     @property
     def empty(self) -> bool:

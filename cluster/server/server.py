@@ -191,6 +191,8 @@ class Server:
         restorer = ReplicaRestorer(fleet.replicator)
         try:
             self._replay(directory, restorer.apply, entries.decode_raw)
+            if restorer.headless:
+                raise JournalDamaged(f"the beginning of {len(restorer.headless)} slots is missing")
         except JournalDamaged as error:
             # Rule 10: it comes back as a learner with nothing; the others have the jobs.
             self.log.error("the journal is damaged; this node begins with nothing", reason=str(error))

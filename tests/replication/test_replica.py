@@ -225,3 +225,30 @@ def test_no_more_is_cut_than_a_restart_that_folds_at_other_moments_has_left() ->
     assert not replica.cut(number - UNFOLDED_MIN - 1), "the restart has folded it"
     with pytest.raises(DamagedEntry):
         restorer.apply(entries.Entry(entries.CUT, SLOT, 3, number - UNFOLDED_MIN - 1, b""))
+
+
+def test_entries_before_a_slots_state_are_passed_over_where_the_journal_was_compacted() -> None:
+    """A checkpoint writes slot after slot while the node serves; then the segments before it go."""
+    log = Log()
+    restorer = ReplicaRestorer(Replicator(log, "a" * 32))
+
+    def apply(raw: bytes) -> None:
+        restorer.apply(entries.decode_raw(raw, 0)[0])
+
+    for number in (699, 700):
+        apply(encode("submitted", 1, 4, number))
+    assert restorer.headless == [SLOT], "until its state comes, the slot is not whole"
+    assert log.slots[SLOT].promised == 4
+    with pytest.raises(DamagedEntry):
+        apply(encode("submitted", 1, 4, 702))
+    apply(entries.encode(entries.CUT, SLOT, 5, 699, b""))
+    apply(encode("submitted", 1, 5, 700))
+    assert log.slots[SLOT].promised == 5
+    apply(entries.encode_state(SLOT, 4, 701, [(4, 1)]))
+    apply(encode("submitted", 3, 4, 698))
+    apply(entries.encode(entries.STATE_END, SLOT, 4, 701, b""))
+    apply(encode("submitted", 2, 4, 702))
+    assert restorer.headless == []
+    assert log.slots[SLOT].number == 702
+    with pytest.raises(DamagedEntry):
+        apply(encode("submitted", 2, 4, 704))
