@@ -535,13 +535,14 @@ class FleetLife:
 
     async def stop(self) -> None:
         """Before the server stops: give the slots away if anybody is there to take them."""
-        if self._leaving or self.fleet.view.map is None:
+        if not hasattr(self, "fleet") or self.fleet.view.map is None:
             return
         others = [name for name in self.fleet.replicator.peers if name in self.fleet.view.members]
         if not others or not self.fleet.replicator.leads:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
+                # Also when a drain is under way: once more costs nothing.
                 async for step in self.give_away(restart=True):
                     if not step.leads:
                         break
@@ -677,6 +678,9 @@ class FleetLife:
 
     def drain_self(self) -> None:
         """SIGUSR1: the same, for whoever has no `gearfleet drain` at hand."""
+        if not hasattr(self, "member"):  # not in the fleet yet: there is nothing to give away
+            self._server.stop()
+            return
 
         async def drain() -> None:
             try:

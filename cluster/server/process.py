@@ -68,7 +68,11 @@ def configure_log(settings: Settings) -> LogFile:
     if settings.log_format == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=settings.log_file is None and sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=settings.log_file is None and sys.stderr.isatty(),
+            # The others print every variable: payloads, and what no log may have.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -192,6 +196,10 @@ async def _serve(
         except OSError as error:
             server.log.error("the log file cannot be opened anew", reason=error.strerror)
 
+    def unexpected(_: object, context: dict[str, Any]) -> None:
+        server.log.error("a defect", reason=context.get("message"), exc_info=context.get("exception"))
+
+    loop.set_exception_handler(unexpected)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     loop.add_signal_handler(signal.SIGUSR1, server.drain)
@@ -201,6 +209,10 @@ async def _serve(
             for begin in attach:
                 attached.push_async_callback(await begin(server))
             await server.start(sock)
+        except asyncio.CancelledError:
+            sock.close()
+            if not server.stopping:
+                raise
         except BaseException:
             sock.close()
             raise

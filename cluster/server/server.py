@@ -79,6 +79,8 @@ class Server:
         self.deserted = asyncio.Event()  # stopping, and the last connection is gone
         self._loop = asyncio.get_running_loop()
         self._in_turn = False
+        self._defect = False  # a turn failed in the middle: nothing that follows would make sense
+        self._starting: asyncio.Task[None] | None = None
         self._directory: DataDirectory | None = None
         self._journal: Journal | None = None
         self._listener: asyncio.Server | None = None
@@ -141,7 +143,14 @@ class Server:
     # ---- starting
 
     async def start(self, sock: Any) -> None:
-        """Restore the journal, then serve on a bound socket. Raises StartError, OSError."""
+        """Restore the journal, then serve on a bound socket. Raises StartError, OSError.
+
+        It is cancelled by a stop that comes before it is through.
+        """
+        self._starting = self._loop.create_task(self._start(sock))
+        await self._starting
+
+    async def _start(self, sock: Any) -> None:
         settings = self.settings
         now = time.time()
         tls = tls_context(settings)  # what it says is wrong comes before anything is made
@@ -334,13 +343,32 @@ class Server:
         if self._in_turn:
             return False
         self._in_turn = True
-        self.node.begin_turn(time.time(), time.monotonic())
+        try:
+            self.node.begin_turn(time.time(), time.monotonic())
+        except Exception:
+            self._turn_failed()
         return True
 
     def end(self) -> None:
         """End the turn: entries to the journal, answers to their connections."""
-        if not self._in_turn:
+        if not self._in_turn or self._defect:
             return
+        try:
+            self._end()
+        except Exception:
+            self._turn_failed()
+
+    def _turn_failed(self) -> None:
+        """A defect of ours. A node that goes on would hang, or promise what is not on the disk: it stops."""
+        if not self._defect:
+            self._defect = True
+            self.log.exception(
+                "this node stops: a turn failed, which is a defect",
+                remedy="start the node again, and report this; what was acknowledged is on the disk",
+            )
+            self.fail()
+
+    def _end(self) -> None:
         node = self.node
         if self._checkpoint is not None and not self._writing:
             self._step_checkpoint()
@@ -362,7 +390,7 @@ class Server:
             self._arm(due)
         if self._checkpoint is not None and not self._writing:
             self.turn()
-        if self._life is not None:
+        if self._life is not None and node.fleet is not None:
             self._after_turn(self._life, cut=group is not None)
         if self._draining and not self._stopping and not self._busy():
             self.stop()
@@ -499,6 +527,8 @@ class Server:
     # ---- the journal's answers
 
     def _on_committed(self, group_number: int) -> None:
+        if self._defect:
+            return
         began = self.begin()
         self._writing = False
         if self._failure is not None:
@@ -753,6 +783,10 @@ class Server:
             self._stopping = True
             self._stop_task = self._loop.create_task(self._stop())
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
     def _close_port(self) -> None:
         """Accept no more connections."""
         if self._listener is not None:
@@ -776,6 +810,10 @@ class Server:
             self.stopped.set()
 
     async def _wind_up(self) -> None:
+        if self._starting is not None and not self._starting.done():
+            # It waits for etcd, or for its own name there.
+            self._starting.cancel()
+            await asyncio.wait({self._starting})
         if self._life is not None and not self.failed:
             await self._life.stop()
         self._close_port()
