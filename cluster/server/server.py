@@ -11,7 +11,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -620,6 +620,13 @@ class Server:
         sample = [next(iter(jobs.values())) for jobs in islice(tables, SAMPLED_JOBS)]
         sampled_bytes = sum(len(job.payload) + len(job.key) + JOB_RECORD_BYTES for job in sample)
         estimate = sampled_bytes * count // max(1, len(sample))
+        if self.node.fleet is not None:
+            # And what it keeps of slots that others lead: all there is on a node that leads nothing.
+            replicas = [replica for replica in self.node.fleet.replicator.replicas if replica is not None]
+            kept = sum(len(replica.base) + len(replica.tail) for replica in replicas)
+            firsts = (next(chain(each.base.values(), each.tail), b"") for each in replicas)
+            sizes = [len(first) for first in islice(filter(None, firsts), SAMPLED_JOBS)]
+            estimate += sum(sizes) * kept // max(1, len(sizes))
         if self._checkpoint_count:
             # A few large payloads escape a sample; what they took at the last checkpoint does not.
             share = min(1.0, count / self._checkpoint_count)
