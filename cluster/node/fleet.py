@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
 JOBS_PER_TURN: Final = 2000  # made of replicas in one turn, so that a takeover does not stop the others
 JOBS_PER_CHECKPOINT_STEP: Final = 256
+HAND_OVER_JOBS_MAX: Final = 10_000  # of the slots in one swap: each job costs its old primary a moment
 LEASE_MARGIN_SECONDS: Final = 0.5
 FOREGROUND_MASK: Final = (1 << 40) - 1
 TICK_SECONDS: Final = 0.1
@@ -574,11 +575,15 @@ class Fleet:
         changes: list[Change] = propose(view, self.me.name, facts)
         to_pause: list[int] = []
         ready: list[Change] = []
+        tables = self._context.ledger.tables
+        jobs = sum(len(tables[slot].jobs) for slot in self._paused)
         for change in changes:
             if isinstance(change, HandOver):
                 paused = self._paused.get(change.slot)
                 if paused is None:
-                    to_pause.append(change.slot)
+                    if jobs <= HAND_OVER_JOBS_MAX:  # else it waits for the next time
+                        to_pause.append(change.slot)
+                        jobs += len(tables[change.slot].jobs)
                     continue
                 if paused[0] > self._context.log.committed:
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cluster.node.context import slot_of_handle
+from cluster.node.fleet import HAND_OVER_JOBS_MAX
 from cluster.wire import packets as wire
 from tests.node.fleets import Client, Host, SmallFleet, handles, small_uniques
 
@@ -134,3 +135,21 @@ def test_a_connection_that_made_a_mistake_gets_what_another_node_owes_it_then_it
 
     assert [packet_type for packet_type, _ in client.take()] == [wire.JOB_CREATED, wire.ERROR]
     assert not client.connection.held
+
+
+def test_of_long_queues_only_some_slots_are_handed_over_at_a_time() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, _, _ = job_at(fleet)
+    client = leader.connect()
+    led = fleet.leads()[leader.name]
+    assert led > 1
+    jobs = [(wire.SUBMIT_JOB_BG, b"f\0\0x")] * (led * (HAND_OVER_JOBS_MAX + 1000))
+    leader.turn(lambda: leader.node.receive(client.connection, jobs))
+    fleet.settle()
+    fleet.etcd.put(replace(leader.member, draining=True))
+    leader.turn(lambda: leader.part.see(fleet.etcd.view))
+    leader.turn(leader.part.propose)
+    assert fleet.leads()[leader.name] == led - 1
+    fleet.settle()
+    assert fleet.leads()[leader.name] == 0
