@@ -57,7 +57,13 @@ from cluster.placement.view import FleetConfig, holders
 from cluster.replication import SLOT_COUNT, Group, entries
 from cluster.replication.frames import Frame, Hello
 from cluster.replication.replica import Replica
-from cluster.replication.replicator import READY, REJECTED_BY, UNSENT_BYTES_MAX, Replicator
+from cluster.replication.replicator import (
+    FRAME_ENTRIES_BYTES_MAX,
+    READY,
+    REJECTED_BY,
+    UNSENT_BYTES_MAX,
+    Replicator,
+)
 from cluster.wire import Decoder, error, response
 from cluster.wire import packets as wire
 
@@ -710,6 +716,8 @@ class Fleet:
         if peer is None:
             return None
         frame = self.replicator.take_frame(peer)
+        if len(frame.entries) > FRAME_ENTRIES_BYTES_MAX:
+            return frame  # one large job: with more it would be no message any more
         frame.requests = self.forwarder.take_requests(name)
         replies: list[bytes] = peer.connection.out_replies
         if replies:

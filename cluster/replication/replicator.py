@@ -362,8 +362,10 @@ class Replicator:
                 peer.entries_bytes = 0
             else:
                 count = size = 0
-                while not count or size + len(peer.entries[count]) <= FRAME_ENTRIES_BYTES_MAX:
-                    size += len(peer.entries[count])
+                for data in peer.entries:
+                    if count and size + len(data) > FRAME_ENTRIES_BYTES_MAX:
+                        break
+                    size += len(data)
                     count += 1
                 frame.entries = b"".join(peer.entries[:count])
                 del peer.entries[:count]
@@ -410,7 +412,8 @@ class Replicator:
                 continue
             if size:
                 if len(attached) == led:
-                    peer.entries.append(whole)
+                    # A large group has to be parted again.
+                    peer.entries += [whole] if size <= FRAME_ENTRIES_BYTES_MAX else group.records
                     peer.entries_bytes += size
                 else:
                     part = [raw for raw in group.records if raw[10] << 8 | raw[11] in attached]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from cluster.node.context import slot_of_handle
 from cluster.node.fleet import HAND_OVER_JOBS_MAX
+from cluster.replication.replicator import FRAME_ENTRIES_BYTES_MAX
 from cluster.wire import packets as wire
 from tests.node.fleets import Client, Host, SmallFleet, handles, small_uniques
 
@@ -153,3 +154,24 @@ def test_of_long_queues_only_some_slots_are_handed_over_at_a_time() -> None:
     assert fleet.leads()[leader.name] == led - 1
     fleet.settle()
     assert fleet.leads()[leader.name] == 0
+
+
+def test_a_large_job_and_what_is_forwarded_do_not_share_a_frame() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, _, _ = job_at(fleet)
+    other = next(host for host in fleet.living() if host is not leader)
+    client = leader.connect()
+    payload = b"x" * (FRAME_ENTRIES_BYTES_MAX + 1)
+    for host in (leader, other):
+        for unique in small_uniques(b"big", 1):
+            if fleet.host_of(b"big", unique) is host:
+                client.send(wire.SUBMIT_JOB_BG, b"big", unique, payload)
+                break
+    frame = leader.part.take_frame(other.name, fleet.now)
+    assert frame is not None
+    assert frame.entries
+    assert not frame.requests
+    frame = leader.part.take_frame(other.name, fleet.now)
+    assert frame is not None
+    assert frame.requests
