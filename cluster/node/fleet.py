@@ -53,7 +53,7 @@ from cluster.placement import (
 )
 from cluster.placement.changes import Enter
 from cluster.placement.errors import IllegalChange
-from cluster.placement.view import FleetConfig, holders
+from cluster.placement.view import FleetConfig, SlotRow, holders
 from cluster.replication import SLOT_COUNT, Group, entries
 from cluster.replication.frames import Frame, Hello
 from cluster.replication.replica import Replica
@@ -226,13 +226,18 @@ class Fleet:
                     continue  # somebody is ahead of this view
                 self.replicator.lead(slot_index, row.epoch)
                 slot.lead(row.epoch, me.incarnation & FOREGROUND_MASK, self._context.settings.handle_prefix)
-                self.takeovers += before is not None
+                self.takeovers += before is not None and not self._gave(before)
             self.replicator.set_members(
                 slot_index, row.in_sync, self._pending.get(slot_index, ()), row.learners
             )
             # After `promote` it serves once enough others have caught up (rule 5).
             self.replicator.leads[slot_index].enough = len(row.in_sync) >= min_in_sync
         self._own_slots_stale = True
+
+    def _gave(self, before: SlotRow) -> bool:
+        """Whether a slot's last primary is up, so that it must have handed the slot over."""
+        member = self.view.members.get(before.primary)
+        return member is not None and member.incarnation == before.incarnation
 
     def _find_unreachable(self) -> None:
         """Slots that cannot serve until a node comes back; their submits are refused at once."""

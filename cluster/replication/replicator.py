@@ -436,7 +436,11 @@ class Replicator:
             if piece.last and piece.slot in behind:
                 peer.pieces[position] = piece._replace(last=False)
         for slot_index, raws in behind.items():
-            peer.pieces.append(Piece(slot_index, self.leads[slot_index].epoch, b"".join(raws), True))
+            epoch = self.leads[slot_index].epoch
+            data = b"".join(raws)
+            for offset in range(0, len(data), PIECE_BYTES_MAX):
+                part = data[offset : offset + PIECE_BYTES_MAX]
+                peer.pieces.append(Piece(slot_index, epoch, part, offset + PIECE_BYTES_MAX >= len(data)))
 
     def on_disk(self, group_number: int) -> None:
         """Own groups up to this one are on this disk: promises may be told, others' entries acknowledged."""

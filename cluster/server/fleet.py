@@ -730,6 +730,9 @@ class FleetLife:
         view = self.fleet.view
         if view.map is None or view.config is None:
             raise ControlRefused("there is no fleet yet")
+        beyond = [slot for slot in slots if not 0 <= slot < len(view.map.slots)]
+        if beyond:
+            raise ControlRefused(f"there is no slot {beyond[0]}: they are 0 to {len(view.map.slots) - 1}")
         present = holders(view.members)
         wanted = slots or [
             index
