@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import kills, report
+from benchmarks import fleet, kills, report
 from benchmarks.generator import Client, encode_submits
 from benchmarks.load import Load, Outcome, apply
 from benchmarks.million import queued_jobs
 from benchmarks.servers import Server, gearfleet, running
 from cluster.wire import Decoder, packets, response, split_arguments
+from tests.support.etcd import needs_etcd
 
 ROOT = Path(__file__).parents[2]
 JOBS = 500
@@ -137,10 +138,34 @@ def test_a_job_that_was_handed_out_and_not_answered_is_not_worked() -> None:
 
 
 def test_every_command_has_its_options() -> None:
-    for name in ("throughput", "latency", "memory", "million", "kills"):
+    for name in program.COMMANDS:
         result = bench(name, "--help")
         assert result.returncode == 0
         assert "--" in result.stdout
+
+
+@needs_etcd()
+@pytest.mark.parametrize(
+    "event", [("kills", "--kills", "2"), ("latency", "--jobs", "300"), ("throughput", "--jobs", "3000")]
+)
+def test_a_fleet_is_measured_beside_its_bars(event: tuple[str, ...]) -> None:
+    result = bench("fleet", *event, "--repetitions", "1", "--rate", "300")
+
+    # How fast it is depends on the machine; that a bar is missed is said, and is the exit code.
+    lines = result.stdout.splitlines()
+    assert any("(bar: " in line for line in lines), result.stdout + result.stderr
+    assert result.returncode == int(any(line.startswith("MISSED") for line in lines))
+    assert result.stderr == ""
+    if event[0] == "kills":
+        assert "  ok    acknowledged and lost: 0  (bar: ≤ 0 )" in lines
+
+
+def test_a_lost_job_misses_its_bar() -> None:
+    bars = fleet.Bars()
+    bars.check("acknowledged and lost", 0, 0)
+    assert bars.exit_code == 0
+    bars.check("acknowledged and lost", 1, 0)
+    assert bars.exit_code == 1
 
 
 def test_the_quick_run_names_only_options_that_exist() -> None:
