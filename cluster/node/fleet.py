@@ -351,16 +351,16 @@ class Fleet:
 
     def _make_jobs(self, slot_index: int, replica: Replica) -> None:
         replica.fold(0)
-        if not replica.base and not replica.remembered:
+        table = self._context.ledger.tables[slot_index]
+        table.remembered, replica.remembered = replica.remembered, table.remembered
+        if not replica.base:
             return
         restorer = Restorer(self._context, self._node.clients)
         slot = self._context.log.slots[slot_index]
         for raw in replica.state(slot_index, slot.promised, ()):
             entry, _ = entries.decode(raw, 0)
             if entry.kind not in (entries.STATE, entries.STATE_END):
-                restorer.apply(
-                    entry._replace(epoch=0, number=entry.number if entry.kind == entries.REMEMBERED else 0)
-                )
+                restorer.apply(entry._replace(epoch=0, number=0))  # it does not matter where it stood
         restorer.finish()
 
     def _step_down(self, slot_index: int) -> None:
@@ -378,6 +378,7 @@ class Fleet:
             return
         slot.serving = False
         replica = Replica(slot.number)
+        table.remembered, replica.remembered = replica.remembered, table.remembered
         for raw in self._job_entries(slot_index):
             replica.apply(raw)
         self.replicator.step_down(slot_index, replica)
@@ -396,7 +397,6 @@ class Fleet:
                     context.send(client, response(MOVED, job.handle))
                 elif not client.closing:
                     waiting.setdefault(job.handle, []).append(client)
-        table.remembered.clear()
         if handles:
             self._ask_again(handles, waiting)
         # The next primary attaches them again, under the same key.

@@ -54,7 +54,7 @@ def propose(view: View, me: str, facts: Facts) -> list[Change]:
 class _Proposing:
     """One call of `propose`."""
 
-    __slots__ = ("_config", "_facts", "_led", "_map", "_me", "_present", "_quiet", "_view")
+    __slots__ = ("_config", "_facts", "_giving", "_led", "_map", "_me", "_present", "_quiet", "_view")
 
     def __init__(
         self, view: View, config: FleetConfig, fleet_map: FleetMap, me: Member, facts: Facts
@@ -66,6 +66,10 @@ class _Proposing:
         self._facts = facts
         self._present = holders(view.members)
         self._quiet = (facts.silent | facts.missed) - {me.name}
+        # Nodes that are being drained and still lead slots.
+        self._giving = {member.name for member in view.members.values() if member.draining}
+        if self._giving:
+            self._giving &= {row.primary for row in fleet_map.slots}
         self._led = [(slot, row) for slot, row in enumerate(fleet_map.slots) if leads(row, me)]
 
     def changes(self) -> list[Change]:
@@ -181,6 +185,8 @@ class _Proposing:
             if identity in copies or identity == self._me.identity:
                 continue
             member = self._present.get(identity)
+            if member is not None and member.name in self._giving:
+                continue  # first what it leads: two nodes' swaps would stand in each other's way
             if not missing or (hurry and member is not None and member.draining):
                 return Leave(slot, row.epoch, identity)
         return None

@@ -49,7 +49,8 @@ def check_works(fleet: Fleet) -> None:
             for number in range(10):
                 uniques.append(b"%s-%d-%d" % (node.name.encode(), number, next(_numbers)))
                 peer.submit(FUNCTION, b"x", uniques[-1], background=True)
-    assert set(work_off(fleet, FUNCTION, uniques)) == set(uniques)
+    # A test before may have left one that is run again.
+    assert set(work_off(fleet, FUNCTION, uniques)) >= set(uniques)
 
 
 def reason(node: FleetNode, part: str) -> str:
