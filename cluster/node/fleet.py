@@ -637,8 +637,14 @@ class Fleet:
 
     @property
     def hand_over_waits(self) -> bool:
-        """Slots are paused: look again as soon as something is committed."""
+        """Slots are paused for a hand-over."""
         return bool(self._paused)
+
+    @property
+    def hand_over_ready(self) -> bool:
+        """All that the paused slots promised is committed: they may go."""
+        committed = self._context.log.committed
+        return bool(self._paused) and all(group <= committed for group, _ in self._paused.values())
 
     def _is_planner(self, now: float) -> bool:
         names = sorted(self.view.members)

@@ -26,7 +26,7 @@ from cluster.placement.view import (
 )
 
 MOVES_MAX: Final = 256  # learners of a node at a time, so that a join does not flood it
-HAND_OVERS_MAX: Final = 256  # slots in one swap: each is without a primary for a moment
+HAND_OVERS_MAX: Final = 512  # slots in one swap: each is without a primary for a moment
 
 
 @dataclass(frozen=True, slots=True)

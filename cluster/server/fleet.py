@@ -76,6 +76,7 @@ class FleetLife:
         self._stale = True  # etcd is to be read
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake_timer: asyncio.TimerHandle | None = None
+        self._hand_over_waited = False  # paused slots were not ready when last looked at
         self._woken_at = 0.0
         self._leaving = False
         self._drain: asyncio.Task[None] | None = None
@@ -359,6 +360,7 @@ class FleetLife:
             self._server.turn()
             swap = self.fleet.propose()
             if swap is None:
+                self._hand_over_waited = self.fleet.hand_over_waits
                 return
             try:
                 await self.store.swap(swap)
@@ -480,7 +482,9 @@ class FleetLife:
                 self._wake(waiting, now)
             elif self._wake_timer is None:
                 self._wake_timer = self._loop.call_at(due, self._wake_all)
-        if self.fleet.hand_over_waits or self.fleet.replicator.events:
+        # Proposing takes milliseconds that a commit may be waiting for: once when it can go, not before.
+        if self._hand_over_waited and self.fleet.hand_over_ready:
+            self._hand_over_waited = False
             self._wanted.set()
 
     def _wake(self, names: Sequence[str], now: float) -> None:

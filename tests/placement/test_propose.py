@@ -332,14 +332,14 @@ def test_all_being_drained_the_fleet_stays_as_it_is() -> None:
 
 
 def test_only_settled_slots_are_handed_over_and_not_all_at_once() -> None:
-    fleet = Fleet("abc", slots=1024)
+    fleet = Fleet("abc", slots=1600)
     fleet.drain("b")
     led = fleet.led_by("b")
     assert fleet.propose("b", settled=frozenset()) == []
     assert [c.slot for c in fleet.propose("b", settled=frozenset(led[:3])) if isinstance(c, HandOver)] == led[
         :3
     ]
-    assert len(fleet.propose("b")) == HAND_OVERS_MAX == 256
+    assert len(fleet.propose("b")) == HAND_OVERS_MAX == 512
     assert len(fleet.propose("b", hand_overs_max=5)) == 5
 
 
