@@ -599,7 +599,9 @@ class Fleet:
                 if paused[0] > self._context.log.committed:
                     continue
             ready.append(change)
-        if to_pause:
+        if to_pause and not ready:
+            # Last of all: while other changes of this node, or refusals of them, are on their way, the slots
+            # would only stand still.
             self.pause(to_pause)
         if not ready:
             if (
