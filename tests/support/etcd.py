@@ -120,6 +120,8 @@ class EtcdMember(ServerProcess):
         if tls is not None:
             self._context = ssl.create_default_context(cafile=str(tls.ca))
             self._context.load_cert_chain(tls.client_certificate, tls.client_key)
+            # Python 3.13 asks more of an authority than openssl's short form makes.
+            self._context.verify_flags &= ~ssl.VERIFY_X509_STRICT
 
     @property
     def peer_url(self) -> str:
