@@ -117,7 +117,6 @@ class Fleet:
         self.takeovers = 0
         self.fenced = True
         self.catching_up = False  # more states are to be made for others
-        self._node_names: dict[bytes, str] = {}
         self._activating: deque[int] = deque()
         self._paused: dict[int, tuple[int, float]] = {}  # slot -> group after which it may go, since when
         self.withheld: dict[int, list[Job]] = {}  # slot that is paused -> its jobs that were to be given out
@@ -914,12 +913,6 @@ class Fleet:
         return sorted(names)
 
     # ---- for people
-
-    def pending_jobs(self) -> int:
-        """Jobs that wait for their commit."""
-        return sum(
-            job.state == PENDING for group in self.replicator.uncommitted_groups() for job in group.jobs
-        )
 
     def running_here(self) -> int:
         """Jobs that workers of this node run, wherever they are led."""

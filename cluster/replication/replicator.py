@@ -500,11 +500,6 @@ class Replicator:
     def uncommitted_groups(self) -> Iterable[Group]:
         return self._uncommitted
 
-    def give_up(self, group_number: int) -> None:
-        """Nobody waits for the groups up to this one any more."""
-        while self._uncommitted and self._uncommitted[0].number <= group_number:
-            self._uncommitted.popleft()
-
     def _look_for_ready(self) -> None:
         for slot_index, lead in list(self._unready.items()):
             if lead.persisted_by > self.written or not lead.enough:

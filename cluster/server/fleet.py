@@ -61,7 +61,6 @@ STOP_SECONDS: Final = 8.0  # how long a stopping node tries to hand its slots ov
 TWIN_MARGIN_SECONDS: Final = 1.0  # beyond a lease: who is registered then runs
 ADVERTISE_TRIES: Final = 8
 SWAPS_IN_A_ROW_MAX: Final = 16
-PROMOTE_SLOTS_MAX: Final = SLOT_COUNT
 
 
 class FleetLife:
@@ -300,10 +299,6 @@ class FleetLife:
 
     def _hint(self) -> None:
         self._stale = True
-        self._wanted.set()
-
-    def poke(self) -> None:
-        """Something may be proposed now."""
         self._wanted.set()
 
     def _lease(self, sent_at: float) -> None:
