@@ -12,7 +12,7 @@ import click
 
 from client_ha.addresses import Server, parse_server
 from client_ha.errors import InvalidArgument
-from cluster.cli.servers import Failed, NoServer, complain
+from cluster.cli.servers import Failed, NoServer, complain, timeout_option
 
 if TYPE_CHECKING:
     from cluster.server.channels import PeerTls
@@ -89,17 +89,7 @@ def peer_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Call
         tls_option("peer_ca", "Authorities that sign nodes' certificates."),
     ]
     if timeout:
-        options.append(
-            click.option(
-                "--timeout",
-                "answer_seconds",
-                type=click.FloatRange(min=0.01),
-                default=ANSWER_SECONDS,
-                show_default=True,
-                metavar="SECONDS",
-                help="How long to wait for a node's answer.",
-            )
-        )
+        options.append(timeout_option(ANSWER_SECONDS, "node"))
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)

@@ -30,6 +30,9 @@ class Servers:
     tls: ssl.SSLContext | None
 
 
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any] | click.Command)  # as click has it
+
+
 def addresses(text: str | None) -> tuple[Server, ...]:
     """Servers from an option, else from GEARMAN_SERVERS, else this machine's."""
     text = text or os.environ.get(SERVERS_ENVIRONMENT, "").strip() or SERVERS_DEFAULT
@@ -49,6 +52,19 @@ def client_tls(
         return tls_context(ca, certificate, key)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def timeout_option(default_seconds: float, who: str) -> Callable[[AnyCommand], AnyCommand]:
+    """--timeout, for commands that wait for a `who`'s answer; the command gets `answer_seconds`."""
+    return click.option(
+        "--timeout",
+        "answer_seconds",
+        type=click.FloatRange(min=0.01),
+        default=default_seconds,
+        show_default=True,
+        metavar="SECONDS",
+        help=f"How long to wait for a {who}'s answer.",
+    )
 
 
 def server_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -78,17 +94,7 @@ def server_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Ca
     ]
 
     if timeout:
-        options.append(
-            click.option(
-                "--timeout",
-                "answer_seconds",
-                type=click.FloatRange(min=0.01),
-                default=ANSWER_SECONDS,
-                show_default=True,
-                metavar="SECONDS",
-                help="How long to wait for a server's answer.",
-            )
-        )
+        options.append(timeout_option(ANSWER_SECONDS, "server"))
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
