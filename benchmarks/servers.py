@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.ports import lasting_port
+
 HOST = "127.0.0.1"
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 30.0
@@ -83,13 +85,6 @@ class ServerFailed(Exception):
     """A server did not start or went away by itself; the message ends with its last words."""
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def ask(port: int, line: str, timeout_seconds: float = 60.0) -> str:
     """Send one text command; return its answer, up to the line with the dot where it has several."""
     with socket.create_connection((HOST, port), timeout=timeout_seconds) as connection:
@@ -111,7 +106,7 @@ class Server:
 
     kind: ServerKind
     directory: Path
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lasting_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property

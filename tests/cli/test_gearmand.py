@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from cluster.cli.gearmand_options import FLAGS, read
 from cluster.cli.raw import OptionFault
 from tests.cli.conftest import GEARFLEET, RunCommand, run_process
 from tests.support import Node, Peer, eventually, need_command
+from tests.support.ports import lasting_port
 
 
 def values(*arguments: str, **environment: str) -> dict[str, object]:
@@ -176,11 +176,7 @@ def test_it_serves_and_says_what_does_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert isinstance(port, int)
-    return port
+    return lasting_port()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import Node, need_command
 from tests.support.etcd import FleetEtcd, needs_etcd
-from tests.support.fleet import lasting_port
+from tests.support.ports import lasting_port
 from tests.support.program import Program, wait_for_workers
 from tests.support.waiting import eventually
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from cluster.server.server import Server
 from cluster.server.settings import Settings
 from cluster.server.turns import TurnSelector
-from tests.support.fleet import FleetNode, lasting_port
+from tests.support.fleet import FleetNode
+from tests.support.ports import lasting_port
 
 
 def test_a_node_that_waits_for_etcd_can_be_stopped(tmp_path: Path) -> None:

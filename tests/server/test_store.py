@@ -30,7 +30,7 @@ from cluster.server.settings import load_settings, parse_endpoints
 from cluster.server.store import Store, StoreOptions, store_options
 from tests.conftest import StartEtcd
 from tests.support import Certificates, Etcd, FleetEtcd, make_certificates
-from tests.support.etcd import free_port
+from tests.support.ports import lasting_port
 from tests.support.waiting import WAIT_SECONDS
 
 pytestmark = [pytest.mark.usefixtures("_needs_etcd")]
@@ -661,7 +661,7 @@ def test_endpoints_that_are_down_or_silent_are_passed_over(start_etcd: StartEtcd
         etcd = start_etcd()
         silent = start_etcd()
         silent.suspend()
-        address = f"127.0.0.1:{free_port()},{silent.address},{etcd.address}"
+        address = f"127.0.0.1:{lasting_port()},{silent.address},{etcd.address}"
         async with a_store(address) as watched:
             began_at = time.monotonic()
             await until_answered(watched.store.read)

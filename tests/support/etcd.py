@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -26,6 +25,7 @@ import pytest
 
 from tests.support.machine import NEEDS, PACKAGES, find_command
 from tests.support.node import START_SECONDS, ServerProcess
+from tests.support.ports import lasting_port
 from tests.support.waiting import eventually
 
 HEARTBEAT_MILLISECONDS = 20
@@ -99,20 +99,13 @@ def make_certificates(directory: Path, name: str = "localhost") -> Certificates:
     )
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class EtcdMember(ServerProcess):
     """One etcd process. `port` is the clients'."""
 
     def __init__(self, name: str, directory: Path, options: Sequence[str], tls: Certificates | None) -> None:
         super().__init__()
         self.name = name
-        self.port, self.peer_port = free_port(), free_port()
+        self.port, self.peer_port = lasting_port(), lasting_port()
         self.data_dir = directory / name
         self._options = list(options)
         self._tls = tls

@@ -7,8 +7,8 @@
         fleet.restart("a")
         fleet.wait_until_in_sync()
 
-Each node has the same ports for life. They lie below those that the system gives to outgoing connections:
-else a node that is started again may find its port taken, and a connect to a dead node may meet itself.
+Each node has the same ports for life, of those that no outgoing connection gets: else a node that is started
+again may find its port taken, and a connect to a dead node may meet itself.
 
 The benchmarks use it, too.
 """
@@ -16,9 +16,7 @@ The benchmarks use it, too.
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -27,27 +25,15 @@ from cluster.server.control import ControlClient, ControlError, DrainStep, Fleet
 from tests.support.etcd import Etcd
 from tests.support.node import Node, _event
 from tests.support.peer import Peer
+from tests.support.ports import lasting_port
 from tests.support.waiting import eventually
 
 FLEET_SECONDS = 30.0  # for what takes a second on an idle machine
 LOOK_SECONDS = 0.05  # between two looks at the whole fleet, which cost its nodes something
 # Leases that run out soon: for tests that wait for it.
 SHORT_LEASE = ("--lease-seconds", "2", "--keepalive-seconds", "0.3", "--rpc-timeout-seconds", "0.5")
-_PORTS = range(15_000, 32_000)
 
 Answer = TypeVar("Answer")
-
-
-def lasting_port() -> int:
-    """A port that nobody has now, and that no outgoing connection will be given."""
-    while True:
-        port = random.choice(_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class Refused(NamedTuple):
