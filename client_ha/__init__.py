@@ -12,7 +12,7 @@ are), link.py and connection.py (bytes), worker_engine.py (grabbed, run, deliver
 means on the wire), prefork.py (processes).
 """
 
-from client_ha.addresses import Server, parse_servers
+from client_ha.addresses import AddressRemap, Server, parse_servers
 from client_ha.async_client import AsyncHAClient
 from client_ha.async_worker import AsyncHAWorker
 from client_ha.client import HAClient
@@ -43,6 +43,7 @@ from client_ha.worker import HAWorker
 from client_ha.worker_engine import WorkerStats
 
 __all__ = [
+    "AddressRemap",
     "AsyncHAClient",
     "AsyncHAWorker",
     "AsyncJob",

@@ -1,7 +1,7 @@
 """Where servers are: "host:port,host:port", brackets around IPv6, 4730 when no port is given."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,23 @@ class Server:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Address = tuple[str, int]  # host, port
+# From the address that a node tells to the one to connect to.
+AddressRemap = Callable[[Address], Address] | Mapping[Address, Address]
+
+
+def remap_server(server: Server, remap: AddressRemap | None) -> Server:
+    """Where to connect to for a server that is said to be there. What a mapping does not have stays as it is.
+
+    Raises whatever `remap` raises, and TypeError or ValueError for what is no (host, port).
+    """
+    if remap is None:
+        return server
+    address = (server.host, server.port)
+    host, port = remap.get(address, address) if isinstance(remap, Mapping) else remap(address)
+    return Server(str(host), int(port))
 
 
 def parse_server(text: str, port_default: int = PORT_DEFAULT) -> Server:

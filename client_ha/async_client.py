@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from datetime import datetime
 from types import TracebackType
 
-from client_ha.addresses import Server
+from client_ha.addresses import AddressRemap, Server
 from client_ha.client import STATUS_TIMEOUT_SECONDS, SUBMIT_TIMEOUT_SECONDS, status_question
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
@@ -39,6 +39,7 @@ class AsyncHAClient:
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         tls: ssl.SSLContext | None = None,
         timing: Timing | None = None,
+        address_remap: AddressRemap | None = None,
         router: Router | None = None,
     ) -> None:
         self._discoveries: Sequence[Discovery] = ()
@@ -49,6 +50,7 @@ class AsyncHAClient:
         self._submit_timeout = submit_timeout
         self._tls = tls
         self._timing = timing or Timing()
+        self._address_remap = address_remap
         self._keys = UniqueKeys()
         self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -64,7 +66,13 @@ class AsyncHAClient:
             raise ClientClosed("the client is closed; make a new one")
         loop = asyncio.get_running_loop()
         if self._engine is None:
-            self._engine = Engine(self._router, self._timing, tls=self._tls, discoveries=self._discoveries)
+            self._engine = Engine(
+                self._router,
+                self._timing,
+                tls=self._tls,
+                discoveries=self._discoveries,
+                address_remap=self._address_remap,
+            )
             self._loop = loop
         elif loop is not self._loop:
             raise CallerMistake("an AsyncHAClient belongs to the loop of its first use; make one per loop")

@@ -8,7 +8,7 @@ from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import TypeVar
 
-from client_ha.addresses import Server
+from client_ha.addresses import AddressRemap, Server
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
@@ -50,8 +50,9 @@ class AsyncHAWorker(BaseWorker):
         drain_seconds: float = DRAIN_SECONDS,
         tls: ssl.SSLContext | None = None,
         timing: Timing | None = None,
+        address_remap: AddressRemap | None = None,
     ) -> None:
-        super().__init__(servers, concurrency, client_id, max_jobs, drain_seconds, tls, timing)
+        super().__init__(servers, concurrency, client_id, max_jobs, drain_seconds, tls, timing, address_remap)
         self._stop: asyncio.Event | None = None
         self._background: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()

@@ -11,7 +11,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final
 
-from client_ha.addresses import Server
+from client_ha.addresses import AddressRemap, Server
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
 from client_ha.errors import ClientClosed, GearfleetError, InvalidArgument, NotAllAcknowledged
@@ -38,13 +38,14 @@ class _Core:
         timing: Timing,
         tls: ssl.SSLContext | None,
         discoveries: Sequence[Discovery],
+        address_remap: AddressRemap | None,
     ) -> None:
         self.keys = UniqueKeys()
         self.callbacks = CallbackThread()
         self.thread = LoopThread("gearfleet client")
 
         async def make() -> Engine:
-            return Engine(router, timing, tls=tls, discoveries=discoveries)
+            return Engine(router, timing, tls=tls, discoveries=discoveries, address_remap=address_remap)
 
         self.engine = self.thread.run(make())
 
@@ -75,6 +76,8 @@ class HAClient:
                     down or say "try again"; 30
     tls             an ssl.SSLContext, or None for plain TCP
     timing          how soon a silent server counts as dead, and so on
+    address_remap   function or mapping from the (host, port) that a node tells to the one to connect to,
+                    where that is another: behind NAT, through tunnels. Not for what `servers` lists
     router          another rule than "the node that leads the job's slot; without a fleet, the server that
                     the key prefers, then the next"
 
@@ -89,6 +92,7 @@ class HAClient:
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         tls: ssl.SSLContext | None = None,
         timing: Timing | None = None,
+        address_remap: AddressRemap | None = None,
         router: Router | None = None,
     ) -> None:
         self._discoveries: Sequence[Discovery] = ()
@@ -99,6 +103,7 @@ class HAClient:
         self._submit_timeout = submit_timeout
         self._tls = tls
         self._timing = timing or Timing()
+        self._address_remap = address_remap
         self._lock = threading.Lock()
         self._current: _Core | None = None
         self._closed = False
@@ -118,7 +123,9 @@ class HAClient:
             if self._closed:
                 raise ClientClosed("the client is closed; make a new one")
             if self._current is None:
-                self._current = _Core(self._router, self._timing, self._tls, self._discoveries)
+                self._current = _Core(
+                    self._router, self._timing, self._tls, self._discoveries, self._address_remap
+                )
                 # A client that is simply forgotten lets go of its thread and its connections, too.
                 self._finalizer = weakref.finalize(self, self._current.close)
             return self._current

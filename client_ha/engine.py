@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from client_ha.addresses import Server, parse_server
+from client_ha.addresses import AddressRemap, Server, parse_server
 from client_ha.connection import Connection
 from client_ha.deadlines import Deadlines
 from client_ha.discovery import Discovery
@@ -159,6 +159,7 @@ class Engine:
         *,
         tls: ssl.SSLContext | None = None,
         discoveries: Sequence[Discovery] = (),
+        address_remap: AddressRemap | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._router = router
@@ -180,6 +181,7 @@ class Engine:
             tls=tls,
             discoveries=discoveries,
             follow_map=self._slots is not None,
+            address_remap=address_remap,
         )
         self._links = self._roster.links
         if self._slots is not None:

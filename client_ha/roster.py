@@ -12,6 +12,8 @@ port). It says its own name with the map, so one connection per node is enough:
     - a configured address that leads to a node reached anyway is parked: closed when idle, opened again when
       that node is not reached any more. So what was configured always remains a way back into the fleet
     - a node that has left the map loses its connection when that is idle
+
+`address_remap` is applied to all that is told or found, before anything else sees it; not to what is listed.
 """
 
 import asyncio
@@ -22,7 +24,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from client_ha.addresses import Server
+from client_ha.addresses import AddressRemap, Server, remap_server
 from client_ha.connection import Connection
 from client_ha.discovery import DISCOVERY_SECONDS, Discovery
 from client_ha.link import Link, LinkOwner
@@ -73,6 +75,7 @@ class Roster:
         tls: ssl.SSLContext | None = None,
         discoveries: Sequence[Discovery] = (),
         follow_map: bool = True,
+        address_remap: AddressRemap | None = None,
     ) -> None:
         self.links: dict[Server, Link] = {}
         self.map: SlotMap | None = None
@@ -82,6 +85,7 @@ class Roster:
         self._tls = tls
         self._listed = tuple(servers)
         self._follow_map = follow_map
+        self._address_remap = address_remap
         self._discoveries = discoveries
         self._found: dict[Discovery, Sequence[Server]] = {}
         self._troubles: dict[Discovery, str] = {}
@@ -179,6 +183,8 @@ class Roster:
                 self._reconcile()
             self._settle(connection)
             return
+        if self._address_remap is not None:
+            slot_map = slot_map.at(self._remapped)
         known = self.map
         # A fleet that was made anew begins with low revisions: with nobody else to go by, it is believed.
         if known is not None and (others or peer.in_fleet):
@@ -227,6 +233,14 @@ class Roster:
             self._unsettled.discard(connection)
             if self.map is not None:
                 self._reconcile()
+
+    def _remapped(self, server: Server) -> Server:
+        """Where a server is to be connected to that was not listed, but told of or found."""
+        try:
+            return remap_server(server, self._address_remap)
+        except Exception as error:  # the user's code: a node is never lost because of it
+            self._complain(server, f"is used as it is, because address_remap failed on it: {error!r}")
+            return server
 
     def _complain(self, server: Server, text: str) -> None:
         if server not in self._complained:
@@ -327,7 +341,7 @@ class Roster:
         failures = 0
         while True:
             try:
-                servers = await discovery.look_up()
+                servers = tuple(map(self._remapped, await discovery.look_up()))
             except Exception as error:  # whatever it was: a way in is never silently lost
                 text = (error.strerror if isinstance(error, OSError) else None) or str(error)
                 self._troubles[discovery] = text or type(error).__name__

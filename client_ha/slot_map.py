@@ -6,7 +6,8 @@ map says which node leads the slot now. docs/protocol-extensions.md has the form
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeGuard
 from zlib import crc32
 
@@ -51,6 +52,13 @@ class SlotMap:
         """Who leads the slot now."""
         index = self.primaries[slot] if slot < len(self.primaries) else -1
         return None if index < 0 else self.nodes[index]
+
+    def at(self, where: Callable[[Server], Server]) -> "SlotMap":
+        """The same map with its nodes at other addresses."""
+        nodes = (
+            node if node.server is None else node._replace(server=where(node.server)) for node in self.nodes
+        )
+        return replace(self, nodes=tuple(nodes))
 
     def node(self, name: str | None) -> MapNode | None:
         return next((node for node in self.nodes if node.name == name), None)

@@ -12,7 +12,7 @@ from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from client_ha.addresses import Server
+from client_ha.addresses import AddressRemap, Server
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
@@ -45,6 +45,7 @@ class BaseWorker:
         drain_seconds: float,
         tls: ssl.SSLContext | None,
         timing: Timing | None,
+        address_remap: AddressRemap | None,
     ) -> None:
         sources = parse_sources(servers)
         self.servers = sources.servers
@@ -61,6 +62,7 @@ class BaseWorker:
         self._drain_seconds = drain_seconds
         self._tls = tls
         self._timing = timing or WORKER_TIMING
+        self._address_remap = address_remap
         self.tasks: dict[bytes, Task[Any]] = {}
         self._engine: WorkerEngine | None = None
         self._stats = WorkerStats()
@@ -92,6 +94,7 @@ class BaseWorker:
             max_jobs=self._max_jobs,
             tls=self._tls,
             discoveries=self._discoveries,
+            address_remap=self._address_remap,
             stats=self._stats,
             changed=self._note_connected,
         )
@@ -187,7 +190,7 @@ class HAWorker(BaseWorker):
     client_id       what the servers' `workers` command shows
     max_jobs        end after so many jobs (of each process, which is then replaced); None: no limit
     drain_seconds   how long stop() and SIGTERM let running jobs go on; 30
-    tls, timing     as for HAClient
+    tls, timing, address_remap      as for HAClient
 
     SIGTERM and SIGINT drain: nothing new is taken, what runs is finished. A second signal ends it at once;
     the servers then give the jobs to other workers. As a context manager it runs in a background thread.
@@ -204,8 +207,9 @@ class HAWorker(BaseWorker):
         drain_seconds: float = DRAIN_SECONDS,
         tls: ssl.SSLContext | None = None,
         timing: Timing | None = None,
+        address_remap: AddressRemap | None = None,
     ) -> None:
-        super().__init__(servers, concurrency, client_id, max_jobs, drain_seconds, tls, timing)
+        super().__init__(servers, concurrency, client_id, max_jobs, drain_seconds, tls, timing, address_remap)
         if processes < 0:
             raise InvalidArgument(f"processes={processes}: must be 0 (run here) or more")
         self._processes = processes

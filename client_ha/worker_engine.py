@@ -34,7 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from client_ha.addresses import Server
+from client_ha.addresses import AddressRemap, Server
 from client_ha.connection import Connection
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery
@@ -175,6 +175,7 @@ class WorkerEngine:
         max_jobs: int | None = None,
         tls: ssl.SSLContext | None = None,
         discoveries: Sequence[Discovery] = (),
+        address_remap: AddressRemap | None = None,
         stats: WorkerStats | None = None,
         changed: Callable[[], object] = lambda: None,
     ) -> None:
@@ -203,7 +204,9 @@ class WorkerEngine:
         self.idle = asyncio.Event()  # draining, and nothing runs or is being grabbed
         self.finished = asyncio.Event()  # max_jobs were done
         self._ring: deque[Link] = deque()
-        self._roster = Roster(servers, self, timing, tls=tls, discoveries=discoveries)
+        self._roster = Roster(
+            servers, self, timing, tls=tls, discoveries=discoveries, address_remap=address_remap
+        )
         self._poll: asyncio.TimerHandle | None = None
 
     def start(self) -> None:

@@ -37,6 +37,7 @@ The command line wins over the environment, the environment over the file. Sizes
 
 
 ALIASES: Final = {"name": ("--node",)}
+REPEATABLE: Final = frozenset({"peer_remap"})  # what is typed several times is a list with commas
 
 
 def is_switch(name: str) -> bool:
@@ -77,6 +78,8 @@ def _metavar(name: str) -> str:
         return "SIZE"
     if name.endswith("_seconds"):
         return "SECONDS"
+    if name in REPEATABLE:
+        return "NAME=HOST:PORT"
     return "NUMBER" if annotation is int else name.rpartition("_")[2].upper()
 
 
@@ -84,6 +87,8 @@ def setting_option(name: str, section: str | None = None) -> SectionOption:
     """The option of a setting. What was typed goes to Settings as it is, so that there is one judge of it."""
     row = shown(name)
     attributes: dict[str, Any] = {"is_flag": True} if is_switch(name) else {"metavar": _metavar(name)}
+    if name in REPEATABLE:
+        attributes |= {"multiple": True, "callback": lambda _context, _option, typed: ",".join(typed) or None}
     option = f"{row['option']}/--no-{row['option'][2:]}" if is_switch(name) else row["option"]
     return SectionOption(
         [option, *ALIASES.get(name, ()), name],

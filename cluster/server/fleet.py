@@ -233,6 +233,7 @@ class FleetLife:
             self,
             tls=self._tls,
             handlers=(ControlService(self).handler,),
+            places=settings.peer_places,
         )
         await self.port.start()
         self.member = Member(
@@ -765,7 +766,8 @@ class FleetLife:
         member = self.fleet.view.members.get(node)
         if member is None:
             raise ControlRefused(f"{node} is not up: see `gearfleet nodes`")
-        return ControlClient(member.host, member.peer_port, tls=self._tls)
+        host, port = self._settings.peer_places.get(node) or (member.host, member.peer_port)
+        return ControlClient(host, port, tls=self._tls, tls_host=member.host)
 
     # ---- for probes and metrics
 

@@ -167,8 +167,10 @@ class PeerPort:
         tls: PeerTls | None = None,
         limits: PeerLimits | None = None,
         handlers: Sequence[grpc.GenericRpcHandler] = (),
+        places: Mapping[str, tuple[str, int]] | None = None,
     ) -> None:
-        """`handlers` are further services on the same port, see control.py."""
+        """`handlers` are further services on the same port, see control.py. `places`: by name, the host and
+        port of nodes that are not to be connected to where they advertise it."""
         self.hello = hello
         self.name = hello.node
         self.host = host
@@ -178,6 +180,7 @@ class PeerPort:
         self._owner = owner
         self._tls = tls
         self._handlers = handlers
+        self._places = dict(places or {})
         self._hello_bytes = pack_hello(hello)
         self._loop = asyncio.get_running_loop()
         self._server: Any = None
@@ -307,15 +310,26 @@ class PeerPort:
             await asyncio.sleep(pause * random.uniform(1.0, 1.5))
             pause = min(pause * 2, REDIAL_SECONDS_MAX / 1.5)
 
+    def _origin(self, name: str, more: str = "") -> str:
+        """Which settings say where this node is."""
+        if name in self._places:
+            return "--peer-remap"
+        return f"--advertise {more + ' ' if more else ''}of node {name}"
+
+    def _place(self, peer: _Peer) -> tuple[str, int]:
+        """Where to connect to."""
+        return self._places.get(peer.name) or (peer.address.host, peer.address.port)
+
     async def _dial(self, peer: _Peer) -> bool:
         """Open a stream and serve it to its end; whether it ever stood."""
         stood = False
-        where = host_and_port(peer.address.host, peer.address.port)
+        place = self._place(peer)
+        where = host_and_port(*place)
         channel = call = None
         try:
             async with asyncio.timeout(self.limits.dial_seconds) as limit:
                 # First by hand: a refusal costs little this way, and tells itself from all else.
-                target = await connect(peer.address.host, peer.address.port)
+                target = await connect(*place)
                 channel = open_channel(target, peer.address.host, self._tls, self.limits.message_bytes_max)
                 call = channel.stream_stream(EXCHANGE)()
                 await call.write(self._hello_bytes)
@@ -341,8 +355,8 @@ class PeerPort:
         except OSError as error:
             self._no_stream(
                 peer,
-                f"{where} cannot be reached ({os_reason(error)}): is --advertise of node "
-                f"{peer.name} an address that this node can reach?",
+                f"{where} cannot be reached ({os_reason(error)}): is {self._origin(peer.name)} an "
+                "address that this node can reach?",
             )
         except (_Unwanted, BadMessage) as error:
             self._no_stream(peer, str(error))
@@ -447,8 +461,8 @@ class PeerPort:
         """Whether this Hello is that of the peer of this name, as etcd describes it."""
         if hello.node != name:
             return (
-                f"node {hello.node} answers at {where}, which node {name} advertises: correct --advertise "
-                f"and --peer-port of node {name}"
+                f"node {hello.node} answers at {where}, where node {name} should be: correct "
+                f"{self._origin(name, 'and --peer-port')}"
             )
         peer = self._peers.get(name)
         if peer is None:
@@ -585,7 +599,7 @@ class PeerPort:
                     return
                 try:
                     async with asyncio.timeout(PROBE_SECONDS):
-                        await connect(peer.address.host, peer.address.port)
+                        await connect(*self._place(peer))
                     refused = 0
                 except ConnectionRefusedError:
                     refused += 1

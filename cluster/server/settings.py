@@ -32,6 +32,7 @@ HANDLE_PREFIX_BYTES_MAX: Final = 36
 NAME_PATTERN: Final = r"^[A-Za-z0-9._-]{1,32}$"
 ETCD_PORT: Final = 2379
 ETCD_ENDPOINTS_MAX: Final = 16
+PEER_PORT: Final = 4731
 HTTP_PORT: Final = 4732
 REPLICAS_MAX: Final = 7
 # What a keep-alive may be late, beside the times that are set: turns of the loop, rounding of times-to-live.
@@ -87,6 +88,21 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
     if len(endpoints) > ETCD_ENDPOINTS_MAX:
         raise ValueError(f"it has {len(endpoints)} endpoints; give at most {ETCD_ENDPOINTS_MAX}")
     return tuple(endpoints)
+
+
+def parse_peer_remap(text: str) -> dict[str, Endpoint]:
+    """Read "b=10.0.0.2:4731,c=[::1]:14731": by a node's name where to reach it. Raises ValueError."""
+    places: dict[str, Endpoint] = {}
+    for part in text.split(","):
+        name, _, where = part.strip().partition("=")
+        match = _ENDPOINT.fullmatch(where)
+        port = int(match["port"] or PEER_PORT) if match else 0
+        if match is None or not re.fullmatch(NAME_PATTERN, name) or not 1 <= port <= 65535:
+            raise ValueError(f"{part.strip()!r} is no NAME=HOST:PORT; give a list such as b=10.0.0.2:4731")
+        if name in places:
+            raise ValueError(f"{name} is there twice; leave one of them out")
+        places[name] = Endpoint(match["six"] or match["host"], port)
+    return places
 
 
 def _advertised(text: str) -> str:
@@ -373,11 +389,17 @@ class Settings(BaseSettings):
         json_schema_extra=_in("Peers", default="as host"),
     )
     peer_port: int = Field(
-        4731,
+        PEER_PORT,
         ge=0,
         le=65535,
         description="Port for them; 0 takes a free one.",
         json_schema_extra=_in("Peers"),
+    )
+    peer_remap: str = Field(
+        "",
+        description="NAME=HOST:PORT, several with commas or by repeating the option: where this node reaches "
+        "the peer port of that node, instead of where it advertises it.",
+        json_schema_extra=_in("Peers", default="none"),
     )
     peer_certificate: Path | None = Field(
         None,
@@ -576,6 +598,11 @@ class Settings(BaseSettings):
     def _etcd(cls, text: str) -> str:
         return ",".join(str(endpoint) for endpoint in parse_endpoints(text)) if text else ""
 
+    @field_validator("peer_remap")
+    @classmethod
+    def _peer_remap(cls, text: str) -> str:
+        return ",".join(f"{name}={place}" for name, place in parse_peer_remap(text).items()) if text else ""
+
     @field_validator("advertise")
     @classmethod
     def _advertise(cls, text: str) -> str:
@@ -653,6 +680,11 @@ class Settings(BaseSettings):
     def etcd_endpoints(self) -> tuple[Endpoint, ...]:
         """Empty when the node stands alone."""
         return parse_endpoints(self.etcd) if self.etcd else ()
+
+    @property
+    def peer_places(self) -> dict[str, Endpoint]:
+        """Where nodes are reached that are not reached where they advertise it, by name."""
+        return parse_peer_remap(self.peer_remap) if self.peer_remap else {}
 
     @property
     def http_listens(self) -> bool:

@@ -41,6 +41,7 @@ def test_version(gearfleet: RunCommand) -> None:
     [
         (["--port", "99999"], b"--port cannot be '99999': give a whole number from 0 to 65535"),
         (["--prot", "1"], b"--prot"),
+        (["--peer-remap", "b=one:1", "--peer-remap", "b=two:2"], b"--peer-remap cannot be 'b=one:1,b=two:2'"),
         (["--config", "/nowhere.toml"], b"the configuration file /nowhere.toml cannot be read"),
     ],
 )

@@ -85,6 +85,9 @@ def test_sizes_are_read_as_people_write_them(text: str, size_bytes: int) -> None
         ({"tls_ca": "a"}, "set tls_certificate and tls_key too"),
         ({"worker_wakeup": "256"}, "from 0 to 255"),
         ({"job_retries": "-2"}, "from -1 to"),
+        ({"peer_remap": "10.0.0.2:4731"}, "'10.0.0.2:4731' is no NAME=HOST:PORT"),
+        ({"peer_remap": "b=host:0"}, "'b=host:0' is no NAME=HOST:PORT"),
+        ({"peer_remap": "b=one,b=two"}, "b is there twice"),
     ],
 )
 def test_a_wrong_value_is_answered_with_what_to_write(values: dict[str, str], message: str) -> None:
@@ -123,6 +126,13 @@ def test_a_file_with_a_slip_is_refused(config: Path, text: str, message: str) ->
 def test_a_file_that_is_missing_is_named(config: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(config=config)
+
+
+def test_where_other_nodes_are_reached_is_a_list_by_name() -> None:
+    settings = load_settings({"peer_remap": "b=10.0.0.2:14731, c=[::1]"})
+    assert settings.peer_places == {"b": ("10.0.0.2", 14731), "c": ("::1", 4731)}
+    assert load_settings({"peer_remap": settings.peer_remap}).peer_places == settings.peer_places
+    assert load_settings().peer_places == {}
 
 
 def test_settings_do_not_change() -> None:

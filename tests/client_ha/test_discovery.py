@@ -212,6 +212,22 @@ async def test_a_worker_finds_its_servers_in_the_same_way(quick: Timing) -> None
                 await worker.wait_connected(2, timeout=0.05)
 
 
+@in_loop
+async def test_what_is_found_is_reached_where_address_remap_says(quick: Timing) -> None:
+    async with FakeServer() as one:
+        names = Names()
+        names.answers = [Server("10.0.0.1", 4730)]
+        remap = {("10.0.0.1", 4730): ("127.0.0.1", one.port)}
+        worker = AsyncHAWorker(by_name(names), timing=quick, drain_seconds=0.1, address_remap=remap)
+
+        @worker.task("f")
+        async def f(job: JobContext) -> None: ...
+
+        async with worker:
+            await worker.wait_connected()
+            assert worker.connected == (Server("127.0.0.1", one.port),)
+
+
 # ---- in etcd
 
 

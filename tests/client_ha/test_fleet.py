@@ -9,7 +9,7 @@ import contextlib
 
 import pytest
 
-from client_ha import AsyncHAClient, HAClient, NoServerAvailable, Server, Timing
+from client_ha import AddressRemap, AsyncHAClient, HAClient, NoServerAvailable, Server, Timing
 from client_ha.routing import SlotRouter
 from cluster.wire.packets import (
     ERROR,
@@ -95,6 +95,32 @@ async def test_jobs_go_to_their_slot_s_primary_and_follow_it(quick: Timing) -> N
         # and the next goes to the new primary.
         await acknowledged_by(client, fleet.nodes[2], fleet.key(0))
         assert [node.accepted for node in fleet.nodes] == [1, 1, 1]
+
+
+@in_loop
+@pytest.mark.parametrize("as_mapping", [True, False])
+async def test_nodes_are_reached_where_address_remap_says(quick: Timing, as_mapping: bool) -> None:
+    async with FakeFleet(3) as fleet:
+        ports = [node.port for node in fleet.nodes]
+        fleet.hosts = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]  # what is told in the map, and leads nowhere
+        fleet.tell()
+        places = {(host, port): ("127.0.0.1", port) for host, port in zip(fleet.hosts, ports, strict=True)}
+        remap: AddressRemap = places if as_mapping else places.__getitem__
+        async with AsyncHAClient(fleet.nodes[0].address, timing=quick, address_remap=remap) as client:
+            await knows(client, *fleet.nodes)
+            for slot in range(3):
+                await acknowledged_by(client, fleet.nodes[slot], fleet.key(slot))
+
+
+@in_loop
+async def test_a_node_on_which_address_remap_fails_is_reached_as_it_is(
+    quick: Timing, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FakeFleet(2) as fleet:
+        remap: AddressRemap = {}.__getitem__
+        async with AsyncHAClient(fleet.nodes[0].address, timing=quick, address_remap=remap) as client:
+            await knows(client, *fleet.nodes)
+    assert len([r for r in caplog.records if "address_remap failed" in r.message]) == 2  # once for each node
 
 
 @in_loop

@@ -266,6 +266,34 @@ def test_an_address_that_leads_to_another_node_is_named() -> None:
     run(scene)
 
 
+def test_a_node_is_reached_where_the_settings_say_and_not_where_it_advertises() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            of_a = Owner()
+            b = await started.start("b")
+            a = await started.start("a", of_a, places={"b": ("127.0.0.1", b.port)})
+            b.set_peers(addresses(a))
+            a.set_peers({"b": address(b)._replace(host="no-such-host.invalid", port=1)})
+            await of_a.told("up", "b")
+            # Its death is proven there, too.
+            await b.close()
+            await of_a.told("refused", "b")
+
+    run(scene)
+
+
+def test_a_place_in_the_settings_that_leads_to_another_node_is_named() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            c = await started.start("c")
+            a = await started.start("a", places={"b": ("127.0.0.1", c.port)})
+            c.set_peers(addresses(a))
+            a.set_peers({"b": PeerAddress("10.0.0.2", 1, "b" * 32, 1)})
+            await seen(lambda: "correct --peer-remap" in a.trouble("b"))
+
+    run(scene)
+
+
 def test_a_host_that_does_not_exist_is_named() -> None:
     async def scene() -> None:
         async with nodes() as started:
