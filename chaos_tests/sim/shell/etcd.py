@@ -1,13 +1,7 @@
-"""A simulated etcd: the messages of the real one, three members as clients see them, and their troubles.
+"""What a simulated etcd stores: keys, revisions, leases, history; the real one's messages in and out.
 
-    State     what is stored: keys, revisions, leases, history; requests in, replies out
-    Cluster   when a request takes effect and when its caller hears of it: leaders, majorities, members that
-              are cut off or lag, answers that get lost
-
-There is one State, of what is committed. A member answers for it when it has caught up with the commit, and
-it tells its watches of events as it does; so what one member says is never wrong, only late, as in etcd.
-
-Only what cluster/server/etcd.py asks for is simulated; anything else raises NotImplementedError.
+Only what cluster/server/etcd.py asks for is simulated; anything else raises NotImplementedError. When a
+request takes effect, and who hears of it, is etcd_cluster.py's business.
 """
 
 from __future__ import annotations
@@ -15,16 +9,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from random import Random
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import grpc
 from aetcd import rpc  # type: ignore[import-untyped]
 
-ELECTION_SECONDS: Final = 1.0
-LEASE_LOOK_SECONDS: Final = 0.5  # how often the leader looks for leases that have run out
-REQUEST_SECONDS: Final = 7.0  # how long etcd itself waits for a majority
-NO_LEADER_ELECTIONS: Final = 3  # streams that ask for a leader are ended after so many without one
 CLUSTER_ID: Final = 0xE7CD
 
 
@@ -37,7 +26,7 @@ class EtcdError(Exception):
         self.details = details
 
 
-def _unavailable(text: str) -> EtcdError:
+def unavailable(text: str) -> EtcdError:
     return EtcdError(grpc.StatusCode.UNAVAILABLE, f"etcdserver: {text}")
 
 
