@@ -50,6 +50,7 @@ _SUFFIX: Final = ".segment"
 
 Durability = Literal["fsync", "os"]
 Decode = Callable[[bytes, int], tuple[entries.Entry, int]]
+_Item = tuple[str, int, list[bytes]]  # command, number of a group or segment, entries
 
 
 @dataclass(slots=True)
@@ -239,7 +240,7 @@ class Journal:
         self._on_failed = on_failed
         self._on_rotated = on_rotated
         self._on_stopped: Callable[[], None] | None = None
-        self._queue: SimpleQueue[tuple[str, int, list[bytes]]] = SimpleQueue()
+        self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._descriptor = -1
         self._seed = 0
         self._frame_number = 0
@@ -265,8 +266,7 @@ class Journal:
         self._write_began = 0.0  # monotonic; 0 = no write is under way
         self._fsync_latency = Latency()
         self._begin_segment()
-        self._thread = threading.Thread(target=self._run_to_the_end, name="journal", daemon=True)
-        self._thread.start()
+        self._begin_thread()
 
     # ---- for the loop
 
@@ -313,6 +313,10 @@ class Journal:
 
     # ---- the thread
 
+    def _begin_thread(self) -> None:
+        self._thread = threading.Thread(target=self._run_to_the_end, name="journal", daemon=True)
+        self._thread.start()
+
     def _run_to_the_end(self) -> None:
         """Whatever goes wrong is told: nobody may wait for a thread that is dead."""
         try:
@@ -331,56 +335,60 @@ class Journal:
                     return
 
     def _run(self) -> None:
-        queue = self._queue
         while True:
-            item: tuple[str, int, list[bytes]] | None
             try:
-                item = queue.get(timeout=None if self._sealed else SEAL_SECONDS)
+                item = self._queue.get(timeout=None if self._sealed else SEAL_SECONDS)
             except Empty:
                 self._seal()
                 continue
-            batch: list[bytes] = []
-            first_group = last_group = 0
-            recovering = False
-            while item is not None:
-                command, number, records = item
-                if command == "group":
-                    first_group = first_group or number
-                    last_group = number
-                    batch += records
-                elif command != "recover":
-                    break
-                else:
-                    if last_group and self._failed:
-                        # These came before: whoever sent them has given them up.
-                        self._write_groups(first_group, last_group, batch)
-                        batch = []
-                        first_group = last_group = 0
-                    self._owed += records
-                    if not self._broken:
-                        self._failed = False
-                        recovering = True
-                try:
-                    item = queue.get_nowait()
-                except Empty:
-                    item = None
-            if last_group or (not self._failed and (item is None or self._owed)):
-                self._write_groups(first_group, last_group, batch, probe=recovering)
-            if item is None:
-                continue
-            command, number, _ = item
-            if command == "rotate":
-                self._rotate()
-            elif command == "drop":
-                self._drop(number)
-            elif command == "stop":
-                if not self._sealed:
-                    self._seal()
-                with contextlib.suppress(OSError):
-                    os.close(self._descriptor)
-                if self._on_stopped is not None:
-                    self._call_soon(self._on_stopped)
+            if not self._work(item):
                 return
+
+    def _work(self, item: _Item | None) -> bool:
+        """This one, and all groups that have come with it; false when it was told to stop."""
+        batch: list[bytes] = []
+        first_group = last_group = 0
+        recovering = False
+        while item is not None:
+            command, number, records = item
+            if command == "group":
+                first_group = first_group or number
+                last_group = number
+                batch += records
+            elif command != "recover":
+                break
+            else:
+                if last_group and self._failed:
+                    # These came before: whoever sent them has given them up.
+                    self._write_groups(first_group, last_group, batch)
+                    batch = []
+                    first_group = last_group = 0
+                self._owed += records
+                if not self._broken:
+                    self._failed = False
+                    recovering = True
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                item = None
+        if last_group or (not self._failed and (item is None or self._owed)):
+            self._write_groups(first_group, last_group, batch, probe=recovering)
+        if item is None:
+            return True
+        command, number, _ = item
+        if command == "rotate":
+            self._rotate()
+        elif command == "drop":
+            self._drop(number)
+        elif command == "stop":
+            if not self._sealed:
+                self._seal()
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            if self._on_stopped is not None:
+                self._call_soon(self._on_stopped)
+            return False
+        return True
 
     def _write_groups(
         self, first_group: int, last_group: int, batch: list[bytes], *, probe: bool = False

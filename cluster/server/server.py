@@ -66,8 +66,8 @@ CLOSE_SECONDS: Final = 5.0  # how long a stopping node waits for answers to leav
 class Server:
     """One node at work."""
 
-    def __init__(self, settings: Settings, selector: TurnSelector) -> None:
-        """`selector` is that of the running loop."""
+    def __init__(self, settings: Settings, selector: TurnSelector | None) -> None:
+        """`selector` is that of the running loop; None when the loop has another one."""
         self.settings = settings
         self._selector = selector
         self.log = structlog.get_logger("gearfleet")
@@ -167,7 +167,7 @@ class Server:
         if self._life is None:
             self.node.lead_all(incarnation, __version__)
         self._connections_max = settings.max_connections or self._descriptors_allow()
-        if tls is None:
+        if tls is None and self._selector is not None:
             self._port = PlainPort(self, self._selector, sock, settings.backlog)
             self._selector.only_ours = lambda: not self._in_turn
         else:

@@ -1,4 +1,4 @@
-"""TLS connections: asyncio's transports do the cryptography."""
+"""TLS connections: asyncio's transports do the cryptography. Plain ones too, where the loop is not ours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 class TlsPeer(asyncio.Protocol):
-    """Bytes between one TLS connection and the node."""
+    """Bytes between one connection of asyncio's and the node."""
 
     __slots__ = ("_connection", "_decoder", "_server", "_transport")
 
