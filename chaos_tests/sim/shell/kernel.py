@@ -1,50 +1,51 @@
 """The kernel under the shell: virtual time, processes with event loops of their own, one thread, one seed.
 
     world = World(seed)
-    with world.installed():                 # time, dice, disk and gRPC of the shell are the world's (replaced.py)
-        host = world.host("a")              # a machine: address, wall clock, disk, network; outlives processes
-        process = world.process(host)       # one start of a program on it
-        process.spawn(main())               # a coroutine on its loop
-        world.run(10.0)                     # that many virtual seconds; or world.run_until(condition, seconds_max)
+    with world.installed():             # time, dice, disk and gRPC of the shell are the world's (replaced.py)
+        host = world.host("a")          # a machine: address, clock, disk, network; outlives its processes
+        process = world.process(host)   # one start of a program on it
+        process.spawn(main())           # a coroutine on its loop
+        world.run(10.0)                 # that many virtual seconds; or run_until(condition, seconds_max)
 
 What a part that stands for something below the shell (gRPC, etcd) may use:
 
-    world.now                               virtual seconds, monotonic, the same for all
-    world.current                           the process whose callback runs, None between callbacks
-    world.at(when, act, *arguments)         an event of the world (not of a process): runs at that time; .cancel()
-    world.say("words", value)               a line of the trace; what is said is part of the run's digest
-    world.dice_for("name")                  a Random of its own for each name: draws do not disturb other parts
-    world.network                           connections, see network.py
-    world.fail("what is wrong")             the run is broken: Broken is raised from world.run
+    world.now                         virtual seconds, monotonic, the same for all
+    world.current                     the process whose callback runs, None between callbacks
+    world.at(when, act, *arguments)   an event of the world, not of a process; .cancel(); also world.after(…)
+    world.say("words", value)         a line of the trace; what is said is part of the run's digest
+    world.dice_for("name")            a Random for each name: its draws do not disturb other parts
+    world.network                     connections, see below and network.py
+    world.fail("what is wrong")       the run is broken: Broken is raised from world.run
 
-    process.loop                            a SimLoop; asyncio.get_running_loop() while its callbacks run
-    process.post(act, *arguments)           act runs as a callback of this process when the dice choose it; nothing
-                                            happens when it is dead, and it waits while it is frozen. A process
-                                            without coroutines (a simulated etcd member) lives on these alone
-    process.alive, process.frozen           a dead one never runs again; make a new one on the same host
-    process.kill()                          kill -9 between two callbacks: peers get EOF or reset, the page cache stays
-    process.freeze(), process.thaw()        SIGSTOP, SIGCONT
-    host.cut_power()                        all its processes die, peers hear nothing, what was not fsynced may be lost
-    host.power_on()                         connections from before are reset now
-    host.clock_offset                       added to its wall clock (time.time) only
+    process.loop                      a SimLoop; asyncio.get_running_loop() while its callbacks run
+    process.post(act, *arguments)     act is run as a callback of this process when the dice choose it; never
+                                      when it is dead, later when it is frozen. A process without coroutines
+                                      (a simulated etcd member) lives on these alone
+    process.alive, process.frozen     a dead one never runs again; make a new one on the same host
+    process.kill()                    kill -9: peers get EOF or reset, the page cache stays
+    process.freeze(), .thaw()         SIGSTOP, SIGCONT
+    host.cut_power()                  its processes die, peers hear nothing, what was not fsynced may be lost
+    host.power_on()                   connections from before are reset now
+    host.clock_offset                 added to its wall clock (time.time) only
 
-The scheduler picks one of the processes that have something ready, by dice, and runs ONE callback of it. When
-nobody has, time jumps to the next timer, delivery or event. A crash can thus come between any two callbacks, and
-every await of the shell is a border of callbacks.
+The scheduler picks one of the processes that have something ready, by dice, and runs ONE callback of it.
+When nobody has, time jumps to the next timer, delivery or event. A crash can thus come between any two
+callbacks, and every await of the shell is a border of callbacks.
 
 Messages between processes (network.py): any object, in order inside a connection, late by dice:
 
-    port = world.network.listen(process, port, accept)    # accept(end) runs in the process for each connection
-    end = await world.network.connect(process, host, port)     # ConnectionRefusedError, or OSError (ETIMEDOUT)
-    end.listen(on_message, on_lost)         # on_message(message): in the receiving process, a callback of its own each;
-                                            # on_lost(error) once: None the other side closed, else an OSError
-    end.send(message, size)                 # never blocks; end.unsent is what the other process has not taken yet
-    end.close(), end.abort()                # EOF behind what was sent; reset. Nothing is heard on this end afterwards
-    end.local, end.remote                   # (address, port)
+    port = network.listen(process, port, accept)         # accept(end) runs in the process, for each connection
+    end = await network.connect(process, host, port)     # ConnectionRefusedError, or TimeoutError (ETIMEDOUT)
+    end.listen(on_message, on_lost)   # on_message(message): in the receiving process, a callback each.
+                                      # on_lost(error), once: None the other side closed, else an OSError
+    end.send(message, size)           # never blocks; end.unsent: bytes that the other process has not taken
+    end.close(), end.abort()          # EOF behind what was sent; reset. Nothing is heard here afterwards
+    end.local, end.remote             # (address, port)
 
-What stands in place of grpc, time and so on is one list: replaced.py, `names`. Add a row for what you replace.
+What stands in place of grpc, time and so on is one list: `names` in replaced.py.
 
-What is gone with its process needs no tidying: a dead process's finalizers may call all of the above, to no effect.
+What is gone with its process needs no tidying: a dead process's finalizers may call all of the above, to no
+effect.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class World:
         self.on_step: Callable[[], None] = lambda: None  # every `step_callbacks`
         self.step_callbacks = 4
         self.failure: str | None = None
+        self.error: BaseException | None = None  # behind the failure
         self._heap: list[tuple[float, int, Event]] = []
         self._numbers = itertools.count(1)
         self._runnable: list[Process] = []
@@ -207,7 +209,7 @@ class World:
                 if not event._cancelled:
                     self._fire(event)
             if self.failure is not None:
-                raise Broken(self.failure)
+                raise Broken(self.failure) from self.error
             if runnable:
                 index = int(pick() * len(runnable))
                 process = runnable[index]
@@ -425,7 +427,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
         """A thread's work is one event, at a moment that the disk's dice choose."""
         future = self.create_future()
-        self.process.host.disk.in_thread(self.process, self._run_in_thread, future, func, args)
+        self.process.host.disk.in_thread(self.process, lambda: self._run_in_thread(future, func, args))
         return future
 
     def _run_in_thread(self, future: asyncio.Future[Any], func: Any, args: tuple[Any, ...]) -> None:

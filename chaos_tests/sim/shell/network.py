@@ -2,13 +2,13 @@
 
 What TCP does and this does, too:
 
-- Nobody listens, or the process is dead: refused. The host is off, or a direction is cut: no answer, ETIMEDOUT
-  after CONNECT_SECONDS.
-- A killed process's connections end at once: EOF, or a reset if it had unread bytes. A frozen one's stand, and take
-  what is sent.
+- Nobody listens, or the process is dead: refused. The host is off, or a direction is cut: no answer, and
+  ETIMEDOUT after CONNECT_SECONDS.
+- A killed process's connections end at once: EOF, or a reset if it had unread bytes. A frozen one's stand, and
+  take what is sent.
 - Cutting a direction (`cut`) loses nothing: what is under way waits, and arrives when it is healed, unless the
-  connection is given up first (DEAD_SECONDS, only for connections that ask for it, as TCP_USER_TIMEOUT does).
-- A host without power takes its end with it. The other end learns it when the host is back, or by its own time-out.
+  connection is given up first (`dead_seconds`, as TCP_USER_TIMEOUT does).
+- A host without power takes its ends with it. The others learn it when it is back, or by their own patience.
 
 See kernel.py for the interface.
 """
@@ -61,8 +61,8 @@ class Network:
         return listener
 
     async def connect(self, process: Process, host: str, port: int, *, dead_seconds: float = 0.0) -> End:
-        """`host`: a name or an address. `dead_seconds`: how long an end that cannot be reached is believed in;
-        0 = for ever. Raises OSError, gaierror."""
+        """`host`: a name or an address. `dead_seconds`: how long an end that cannot be reached is believed
+        in; 0 = for ever. Raises OSError."""
         return await self._dial(process, self._host(host), port, dead_seconds)
 
     async def reach(self, process: Process, host: str, port: int) -> None:
