@@ -1,0 +1,401 @@
+"""What a drill breaks, and how each of it is mended.
+
+A fault knows three things: to begin, to mend itself as often as it is told to and however far the beginning
+came, and what an operator would type when the drill cannot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cluster.drill.commands import (
+    MANAGERS,
+    NODE_PLACEHOLDERS,
+    BadTemplate,
+    CommandFailed,
+    Manager,
+    Ran,
+    Template,
+    run_command,
+)
+from cluster.drill.toxiproxy import Proxy, Toxiproxy, ToxiproxyError
+from cluster.drill.watch import LOOK_SECONDS, Watch
+from cluster.server.control import ControlError, FleetStatus, NodeStatus
+
+COMMAND_SECONDS_DEFAULT: Final = 30.0
+LATENCY_MS_DEFAULT: Final = 200
+# A killed node counts as dead when its lease is over, if nobody could prove it sooner.
+NOTICE_SECONDS: Final = 30.0
+UNSURE_SECONDS: Final = 8.0  # the same, when the command failed and most likely did nothing
+ETCD_PORTS: Final = frozenset({"2379"})
+
+Tell = Callable[[str], object]
+
+
+class FaultFailed(Exception):
+    """A fault could not be begun; the text says why."""
+
+
+class NotMended(Exception):
+    """A fault could not be mended; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the drill was given to break and mend things with. See make_means."""
+
+    kill: Template | None = None
+    start: Template | None = None
+    comes_back: bool = False  # something starts a node again that has ended
+    unit: Template = field(default_factory=lambda: Template("{node}"))
+    etcd_stop: tuple[Template, ...] = ()
+    etcd_start: tuple[Template, ...] = ()
+    command_seconds: float = COMMAND_SECONDS_DEFAULT
+    toxiproxy: Toxiproxy | None = None
+    slow_proxies: tuple[Proxy, ...] = ()
+    etcd_proxies: tuple[Proxy, ...] = ()
+    latency_ms: int = LATENCY_MS_DEFAULT
+
+    def values(self, node: NodeStatus) -> dict[str, str]:
+        """A node's placeholders. Raises BadTemplate."""
+        values = {
+            "node": node.name,
+            "host": node.host,
+            "port": str(node.port),
+            "peer_port": str(node.peer_port),
+        }
+        return values | {"unit": " ".join(self.unit.words(values))}
+
+    @property
+    def can_start(self) -> bool:
+        return self.start is not None or self.comes_back
+
+
+def make_means(
+    *,
+    kill_with: str | None = None,
+    kill_command: str | None = None,
+    start_command: str | None = None,
+    comes_back: bool = False,
+    unit: str | None = None,
+    etcd_stop: Sequence[str] = (),
+    etcd_start: Sequence[str] = (),
+    command_seconds: float = COMMAND_SECONDS_DEFAULT,
+    toxiproxy: str | None = None,
+    latency_ms: int = LATENCY_MS_DEFAULT,
+) -> Means:
+    """Options as they were typed, checked. Raises BadTemplate with the option's name."""
+    if kill_with and kill_command:
+        raise BadTemplate("--kill-with and --kill-command exclude each other")
+    manager: Manager | None = MANAGERS[kill_with] if kill_with else None
+    kill = kill_command or (manager.kill if manager else None)
+    start = start_command or (manager.start if manager else None) or None
+    if manager is not None and not start:
+        comes_back = True
+    means = Means(
+        kill=_template("--kill-command", kill),
+        start=_template("--start-command", start),
+        comes_back=comes_back,
+        unit=_template("--unit", unit or (manager.unit if manager else "{node}"), NODE_PLACEHOLDERS[:-1])
+        or Template("{node}"),
+        etcd_stop=tuple(_needed("--etcd-stop-command", text) for text in etcd_stop),
+        etcd_start=tuple(_needed("--etcd-start-command", text) for text in etcd_start),
+        command_seconds=command_seconds,
+        toxiproxy=Toxiproxy(toxiproxy) if toxiproxy else None,
+        latency_ms=latency_ms,
+    )
+    if len(means.unit.words(dict.fromkeys(NODE_PLACEHOLDERS, "x"))) != 1:
+        raise BadTemplate("--unit: must be one word")
+    for option, template in (("--kill-command", means.kill), ("--start-command", means.start)):
+        if template is not None and not template.placeholders:
+            raise BadTemplate(f"{option}: must say which node, with {{node}}, {{host}} or {{peer_port}}")
+    if means.kill is not None and not means.can_start:
+        raise BadTemplate(
+            "how does a killed node come back? Give --start-command, or --comes-back when something "
+            "(systemd, Kubernetes) starts it again by itself"
+        )
+    if bool(etcd_stop) != bool(etcd_start):
+        raise BadTemplate("--etcd-stop-command and --etcd-start-command go together")
+    return means
+
+
+def _template(option: str, text: str | None, known: tuple[str, ...] = NODE_PLACEHOLDERS) -> Template | None:
+    if text is None:
+        return None
+    try:
+        return Template(text, known)
+    except BadTemplate as error:
+        raise BadTemplate(f"{option}: {error}") from None
+
+
+def _needed(option: str, text: str) -> Template:
+    template = _template(option, text, ())
+    assert template is not None
+    return template
+
+
+def choose_proxies(
+    proxies: Sequence[Proxy], nodes: Sequence[NodeStatus], slow: str | None, etcd: str | None
+) -> tuple[tuple[Proxy, ...], tuple[Proxy, ...]]:
+    """Which proxies are the nodes' links, and which lead to etcd: by the patterns, else by name and port."""
+    ports = {str(port) for node in nodes for port in (node.port, node.peer_port)}
+    etcds = tuple(
+        proxy
+        for proxy in proxies
+        if (
+            proxy.matches(etcd)
+            if etcd is not None
+            else "etcd" in proxy.name.lower() or proxy.ports & ETCD_PORTS
+        )
+    )
+    links = tuple(
+        proxy
+        for proxy in proxies
+        if (proxy.matches(slow) if slow is not None else proxy.ports & ports and proxy not in etcds)
+    )
+    return links, etcds
+
+
+class Fault(ABC):
+    """`what`: in words, for everybody; `touches`: what it may disturb, for the checker."""
+
+    what: str
+    touches: tuple[str, ...]
+    remedy: str
+
+    @abstractmethod
+    async def begin(self, tell: Tell) -> None:
+        """Break it. Raises FaultFailed; then, too, it must be mended."""
+
+    @abstractmethod
+    async def mend(self, tell: Tell) -> None:
+        """Put it right, also when the beginning was cut short. Raises NotMended."""
+
+    def doubt(self, seen: Sequence[FleetStatus]) -> str:
+        """Why it may not have happened at all, after what the fleet looked like meanwhile."""
+        return ""
+
+
+class _NodeFault(Fault):
+    """A node ends, and must be there again under another incarnation."""
+
+    def __init__(self, node: NodeStatus, means: Means, watch: Watch) -> None:
+        self._node = node
+        self._means = means
+        self._watch = watch
+        self.touches = (node.name,)
+        try:
+            values = means.values(node)
+            self._kill = means.kill.words(values) if means.kill else []
+            self._start = means.start.words(values) if means.start else []
+            if means.start is not None:
+                self.remedy = f"{node.name} may be down: {means.start.shown(values)}"
+            else:
+                self.remedy = f"{node.name} may be down: start it, if nothing does"
+        except BadTemplate as error:
+            raise FaultFailed(str(error)) from None
+
+    async def _ended(self, timeout_seconds: float = NOTICE_SECONDS) -> bool:
+        """Wait until it is not there any more as it was."""
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            found = await self._watch.incarnation(self._node.name)
+            if found is not None and found != self._node.incarnation:
+                return True
+            await asyncio.sleep(LOOK_SECONDS)
+        return False
+
+    async def _bring_back(self, tell: Tell) -> None:
+        found = await self._watch.incarnation(self._node.name)
+        if found not in (None, 0, self._node.incarnation):
+            return  # it is there again
+        if not self._start:
+            tell(f"{self._node.name} is to come back by itself")
+            return
+        try:
+            ran = await run_command(self._start, self._means.command_seconds)
+        except CommandFailed as error:
+            # Somebody else may have been faster.
+            if await self._watch.incarnation(self._node.name) in (None, 0, self._node.incarnation):
+                raise NotMended(str(error)) from None
+            return
+        tell(ran.command + (f": {ran.output}" if ran.output else ""))
+
+
+class Kill(_NodeFault):
+    """kill -9 of a node, or as near to it as the command comes."""
+
+    def __init__(self, node: NodeStatus, means: Means, watch: Watch) -> None:
+        super().__init__(node, means, watch)
+        self.what = f"kill {node.name}"
+        self._killing: asyncio.Task[Ran] | None = None
+
+    async def begin(self, tell: Tell) -> None:
+        self._killing = asyncio.create_task(run_command(self._kill, self._means.command_seconds))
+        try:
+            # Half a kill helps nobody: whoever gives up waiting can ask the task what became of it.
+            ran = await asyncio.shield(self._killing)
+        except CommandFailed as error:
+            raise FaultFailed(str(error)) from None
+        tell(ran.command + (f": {ran.output}" if ran.output else ""))
+        if not await self._ended():
+            raise FaultFailed(
+                f"{ran.command}: ended well, and {self._node.name} is up as before: does it kill the right "
+                "process?"
+            )
+
+    async def mend(self, tell: Tell) -> None:
+        if self._killing is None:
+            return
+        await asyncio.wait({self._killing})
+        # As long as its key stands nobody can tell a dead node from one that was not hit.
+        if await self._ended(UNSURE_SECONDS if self._killing.exception() else NOTICE_SECONDS):
+            await self._bring_back(tell)
+
+
+class Drain(_NodeFault):
+    """`gearfleet drain --restart`, and a start: as for an upgrade."""
+
+    def __init__(self, node: NodeStatus, means: Means, watch: Watch) -> None:
+        super().__init__(node, means, watch)
+        self.what = f"drain {node.name}"
+        self.remedy = (
+            f"{node.name} may be draining: gearfleet join {node.name} calls it off. Or: {self.remedy}"
+        )
+
+    async def begin(self, tell: Tell) -> None:
+        done = ""
+        try:
+            async for step in self._watch.drain(self._node.name):
+                if step.done:
+                    done = step.message
+                    break
+        except ControlError as error:
+            raise FaultFailed(f"drain of {self._node.name}: {error}") from None
+        if not done:
+            raise FaultFailed(f"{self._node.name} ended before it said that all was given away")
+        tell(done)
+        if not await self._ended():
+            raise FaultFailed(f"{self._node.name} has given everything away, and does not stop")
+
+    async def mend(self, tell: Tell) -> None:
+        deadline = time.monotonic() + NOTICE_SECONDS
+        while True:
+            with contextlib.suppress(ControlError):
+                status = await self._watch.look()
+                node = next((each for each in status.nodes if each.name == self._node.name), None)
+                if node is None or node.incarnation != self._node.incarnation:
+                    break
+                if node.state != "draining":
+                    return
+                await self._watch.join(self._node.name)
+                tell(f"the drain of {self._node.name} is called off")
+            if time.monotonic() > deadline:
+                raise NotMended(f"{self._node.name} is draining, and the drain could not be called off")
+            await asyncio.sleep(LOOK_SECONDS)
+        await self._bring_back(tell)
+
+
+class SlowLink(Fault):
+    """Latency on one of toxiproxy's links."""
+
+    def __init__(self, proxy: Proxy, means: Means, nodes: Sequence[NodeStatus]) -> None:
+        assert means.toxiproxy is not None
+        self._toxiproxy = means.toxiproxy
+        self._proxy = proxy.name
+        self._latency_ms = means.latency_ms
+        self.what = f"{means.latency_ms} ms each way on {proxy.name}"
+        near = [node.name for node in nodes if {str(node.port), str(node.peer_port)} & proxy.ports]
+        self.touches = (near[0],) if len(near) == 1 else ("all",)
+        self.remedy = (
+            f"{proxy.name} may be slow: toxiproxy-cli toxic list {proxy.name}, and remove gearfleet-drill-*"
+        )
+
+    async def begin(self, tell: Tell) -> None:
+        try:
+            await self._toxiproxy.slow(self._proxy, self._latency_ms, self._latency_ms // 4)
+        except ToxiproxyError as error:
+            raise FaultFailed(str(error)) from None
+
+    async def mend(self, tell: Tell) -> None:
+        try:
+            await self._toxiproxy.unslow(self._proxy)
+        except ToxiproxyError as error:
+            raise NotMended(str(error)) from None
+
+
+class EtcdOutage(Fault):
+    """etcd is stopped, or its links are cut."""
+
+    touches = ("etcd",)
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._toxiproxy = means.toxiproxy
+        if means.etcd_stop:
+            self.what = "stop etcd"
+            self.remedy = "etcd may be stopped: " + "; ".join(each.shown({}) for each in means.etcd_start)
+        else:
+            names = [proxy.name for proxy in means.etcd_proxies]
+            self.what = f"cut the links to etcd ({', '.join(names)})"
+            self.remedy = "links to etcd may be cut: " + "; ".join(
+                f"toxiproxy-cli toggle {name}" for name in names
+            )
+
+    async def begin(self, tell: Tell) -> None:
+        try:
+            for template in self._means.etcd_stop:
+                tell((await run_command(template.words({}), self._means.command_seconds)).command)
+            if not self._means.etcd_stop:
+                await self._switch(False)
+        except (CommandFailed, ToxiproxyError) as error:
+            raise FaultFailed(str(error)) from None
+
+    async def mend(self, tell: Tell) -> None:
+        failed: list[str] = []
+        # Each member is started, whatever became of the others.
+        for template in self._means.etcd_start:
+            try:
+                tell((await run_command(template.words({}), self._means.command_seconds)).command)
+            except CommandFailed as error:
+                failed.append(str(error))
+        if not self._means.etcd_stop:
+            try:
+                await self._switch(True)
+            except ToxiproxyError as error:
+                failed.append(str(error))
+        if failed:
+            raise NotMended(". ".join(failed))
+
+    async def _switch(self, on: bool) -> None:
+        assert self._toxiproxy is not None
+        for proxy in self._means.etcd_proxies:
+            await self._toxiproxy.enable(proxy.name, on)
+
+    def doubt(self, seen: Sequence[FleetStatus]) -> str:
+        if not seen or any(not status.etcd_reachable or status.etcd_error for status in seen):
+            return ""
+        return "no node has missed etcd: are enough of its members stopped, or all of its links cut?"
+
+
+__all__ = [
+    "COMMAND_SECONDS_DEFAULT",
+    "LATENCY_MS_DEFAULT",
+    "Drain",
+    "EtcdOutage",
+    "Fault",
+    "FaultFailed",
+    "Kill",
+    "Means",
+    "NotMended",
+    "SlowLink",
+    "Tell",
+    "choose_proxies",
+    "make_means",
+]

@@ -1,0 +1,364 @@
+"""A drill's own jobs: a few clients and workers beside the real ones, on a function of their own.
+
+    background, each with its own key     most of them, of all three priorities
+    background, one key from two clients  they must become one job
+    foreground                            the result must be what was sent
+
+One job in fifty takes two seconds, so that some run whenever a node dies. Everything is recorded in a
+history. All keys begin with the drill's id, and nothing is left behind: the workers go on until the queues
+are empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext, Server
+from client_ha.errors import ClientClosed
+from client_ha.flight import Priority
+from cluster.drill.history import History
+
+RATE_DEFAULT: Final = 50.0
+WORKERS_DEFAULT: Final = 2
+CONCURRENCY: Final = 10  # jobs at a time, of each worker
+CLIENTS: Final = 2
+PAYLOAD_BYTES: Final = 64
+SUBMIT_SECONDS: Final = 30.0  # then a submit is given up, and nobody knows what became of it
+RESULT_SECONDS: Final = 120.0  # for a foreground job
+UNDER_WAY_MAX: Final = 1_000  # calls without an answer; at that nothing more is submitted
+WORK_SECONDS: Final = 0.005
+LONG_WORK_SECONDS: Final = 2.0
+LONG_EVERY: Final = 50  # jobs
+ANSWER_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 0.2
+_WINDOW_SECONDS: Final = 5.0  # for the rate that is shown
+_POLL_SECONDS: Final = 0.002
+# What the jobs are, over and over.
+_PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "normal", "low")
+_CYCLE: Final = ("background",) * 6 + ("foreground",) + ("background",) * 2 + ("coalescing",)
+
+
+class NotReady(Exception):
+    """The workload cannot begin; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What the nodes say about the function, added up."""
+
+    jobs: int = 0
+    running: int = 0
+    workers: int = 0
+
+    @property
+    def waiting(self) -> int:
+        return self.jobs - self.running
+
+
+@dataclass(slots=True)
+class Counts:
+    """For whoever watches."""
+
+    submitted: int = 0
+    acknowledged: int = 0
+    unknown: int = 0
+    done: int = 0
+    results: int = 0
+    wrong: int = 0  # results that were not what was sent
+
+
+class Workload:
+    """Jobs from `start` to `finish`. `targets` are asked about their queues: all nodes, if that can be."""
+
+    def __init__(
+        self,
+        history: History,
+        servers: Sequence[Server],
+        *,
+        drill_id: str,
+        function: str,
+        rate: float = RATE_DEFAULT,
+        workers: int = WORKERS_DEFAULT,
+        tls: ssl.SSLContext | None = None,
+        node_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
+        """`node_of`: a node's name, by the address that its jobs come from."""
+        self.function = function
+        self.counts = Counts()
+        self.problems: list[str] = []
+        self._history = history
+        self._servers = tuple(servers)
+        self._id = drill_id
+        self._rate = rate
+        self._worker_count = workers
+        self._tls = tls
+        self._node_of = node_of
+        self._clients: list[AsyncHAClient] = []
+        self._workers: list[AsyncHAWorker] = []
+        self._submitting: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+        self._acknowledged_at: deque[float] = deque()
+
+    @property
+    def under_way(self) -> int:
+        """Calls without an answer, and foreground jobs without a result."""
+        return len(self._calls)
+
+    def acknowledged_per_second(self) -> float:
+        """Over the last seconds."""
+        since = time.monotonic() - _WINDOW_SECONDS
+        while self._acknowledged_at and self._acknowledged_at[0] < since:
+            self._acknowledged_at.popleft()
+        return len(self._acknowledged_at) / _WINDOW_SECONDS
+
+    # ---- life
+
+    async def check_unused(self) -> None:
+        """Raises NotReady when somebody uses the function, or a server does not answer."""
+        try:
+            queue = await self.queue()
+        except OSError as error:
+            raise NotReady(f"the servers must answer before a drill: {error}") from None
+        if queue.jobs or queue.workers:
+            raise NotReady(
+                f"the function {self.function} is in use ({queue.jobs} jobs, {queue.workers} workers): is "
+                "another drill running? Else choose a --function that nobody has"
+            )
+
+    async def start(self) -> None:
+        """Connect everybody, then submit. Raises NotReady."""
+        for number in range(1, self._worker_count + 1):
+            worker = AsyncHAWorker(
+                self._servers,
+                concurrency=CONCURRENCY,
+                client_id=f"drill-{self._id}-w{number}",
+                tls=self._tls,
+            )
+            worker.task(self.function)(self._task(f"w{number}"))
+            await worker.__aenter__()
+            self._workers.append(worker)
+            try:
+                await worker.wait_connected(1)
+            except GearfleetError as error:
+                raise NotReady(str(error)) from None
+        for _ in range(CLIENTS):
+            self._clients.append(AsyncHAClient(self._servers, submit_timeout=SUBMIT_SECONDS, tls=self._tls))
+        self._submitting = asyncio.create_task(self._submit_all())
+
+    async def stop_submitting(self) -> None:
+        """No new jobs; what was submitted gets its answer, or has waited long enough for one."""
+        if self._submitting is not None:
+            self._submitting.cancel()
+            await asyncio.gather(self._submitting, return_exceptions=True)
+            self._submitting = None
+
+    async def drain(self, timeout_seconds: float, told: Callable[[str], object] = lambda _: None) -> Queue:
+        """Wait until nothing is under way and the queues are empty, for so long; what is left then.
+
+        Raises OSError when a server does not say what is left.
+        """
+        await self.stop_submitting()
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            fault: OSError | None = None
+            queue = Queue()
+            try:
+                queue = await self.queue()
+            except OSError as error:
+                fault = error
+            if fault is None and not queue.jobs and not self._calls:
+                return queue
+            told(str(fault) if fault else f"{queue.jobs} jobs left, {self.under_way} calls without an answer")
+            if time.monotonic() >= deadline:
+                if fault is not None:
+                    raise fault
+                return queue
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def close(self) -> None:
+        """Let go of everything, however it stands."""
+        await self.stop_submitting()
+        for call in list(self._calls):
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        for client in self._clients:
+            await client.close()
+        for worker in self._workers:
+            await worker.stop()
+        self._clients, self._workers = [], []
+
+    async def forget(self) -> None:
+        """The servers need not list the function any more. What cannot be asked stays."""
+        for server in self._servers:
+            with contextlib.suppress(OSError):
+                await self._ask(server, f"drop function {self.function}", b"\n")
+
+    # ---- the submits
+
+    async def _submit_all(self) -> None:
+        began = time.monotonic()
+        number = 0
+        while True:
+            for _ in range(int((time.monotonic() - began) * self._rate) - number):
+                number += 1
+                if len(self._calls) < UNDER_WAY_MAX:
+                    self._submit(number)
+            await asyncio.sleep(min(0.1, 0.5 / self._rate))
+
+    def _submit(self, number: int) -> None:
+        unique = f"{self._id}-{number}"
+        priority = _PRIORITIES[number // len(_CYCLE) % len(_PRIORITIES)]
+        kind = _CYCLE[number % len(_CYCLE)]
+        if kind == "foreground":
+            self._spawn(self._foreground(unique, priority))
+            return
+        for client in self._clients if kind == "coalescing" else [self._clients[number % CLIENTS]]:
+            self._spawn(self._background(client, unique, priority))
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            await work
+
+        call = asyncio.create_task(run())
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled() and (error := call.exception()) is not None:
+            self.problems.append(f"a submit failed within the drill: {error!r}")
+
+    async def _background(self, client: AsyncHAClient, unique: str, priority: Priority) -> None:
+        call = self._begin(unique, priority)
+        try:
+            job = await client.submit(
+                self.function, self._payload(unique), unique=unique, priority=priority, background=True
+            )
+        except GearfleetError as error:
+            self._unanswered(call, error)
+        except asyncio.CancelledError:
+            self._unanswered(call, ClientClosed("the drill ended"))
+            raise
+        else:
+            self._acknowledged(call, job.handle, job.server)
+
+    async def _foreground(self, unique: str, priority: Priority) -> None:
+        payload = self._payload(unique)
+        call = self._begin(unique, priority)
+        acknowledged = False
+        try:
+            job = await self._clients[0].submit(
+                self.function, payload, unique=unique, priority=priority, timeout=RESULT_SECONDS
+            )
+            # The client tells of a result, and not of the acknowledgement before it.
+            while job.handle is None and not job.finished:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)
+            if job.handle is not None:
+                acknowledged = True
+                self._acknowledged(call, job.handle, job.server)
+            result = await job.result()
+        except GearfleetError as error:
+            if acknowledged:
+                self._history.result(call, text=f"{type(error).__name__}: {error}")
+            else:
+                self._unanswered(call, error)
+        except asyncio.CancelledError:
+            if not acknowledged:
+                self._unanswered(call, ClientClosed("the drill ended"))
+            raise
+        else:
+            self._history.result(call)
+            self.counts.results += 1
+            if result != payload:
+                self.counts.wrong += 1
+                self.problems.append(f"{self.function}/{unique}: the result is not what was sent")
+
+    def _begin(self, unique: str, priority: Priority) -> int:
+        self.counts.submitted += 1
+        return self._history.submit(self._key(unique), priority=priority)
+
+    def _acknowledged(self, call: int, handle: str | None, server: str | None) -> None:
+        self.counts.acknowledged += 1
+        self._acknowledged_at.append(time.monotonic())
+        self._history.ack(call, handle=handle or "", node=self._node_of(server or ""))
+
+    def _unanswered(self, call: int, error: GearfleetError) -> None:
+        # Also a refusal: it is the last of several attempts, and an earlier one may have been taken.
+        self.counts.unknown += 1
+        self._history.unknown(call, f"{type(error).__name__}: {error}")
+
+    def _key(self, unique: str) -> str:
+        return f"{self.function}/{unique}"
+
+    def _payload(self, unique: str) -> bytes:
+        return unique.encode().ljust(PAYLOAD_BYTES, b".")
+
+    # ---- the work
+
+    def _task(self, worker: str) -> Callable[[JobContext], Awaitable[bytes]]:
+        async def work(job: JobContext) -> bytes:
+            key, node = self._key(job.unique), self._node_of(job.server)
+            self._history.run(key, worker=worker, handle=job.handle, node=node)
+            try:
+                await asyncio.sleep(_work_seconds(job.unique))
+            except asyncio.CancelledError:
+                self._history.abandoned(key, worker=worker, handle=job.handle, node=node)
+                raise
+            self._history.done(key, worker=worker, handle=job.handle, node=node)
+            self.counts.done += 1
+            return job.payload
+
+        return work
+
+    # ---- the queues
+
+    async def queue(self) -> Queue:
+        """What all servers hold of the function. Raises OSError when one does not answer."""
+        jobs = running = workers = 0
+        for answer in await asyncio.gather(
+            *(self._ask(server, "status", b"\n.\n") for server in self._servers)
+        ):
+            for line in answer.decode("utf-8", "replace").splitlines():
+                name, *numbers = line.split("\t")
+                if name == self.function and len(numbers) == 3:
+                    jobs += int(numbers[0])
+                    running += int(numbers[1])
+                    workers = max(workers, int(numbers[2]))
+        return Queue(jobs, running, workers)
+
+    async def _ask(self, server: Server, command: str, end: bytes) -> bytes:
+        """One text command. Raises OSError."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                reader, writer = await asyncio.open_connection(server.host, server.port, ssl=self._tls)
+                try:
+                    writer.write(command.encode() + b"\n")
+                    answer = b""
+                    while not (answer == b".\n" or answer.endswith(end)):
+                        part = await reader.read(65536)
+                        if not part:
+                            raise OSError(f"{server} closed the connection")
+                        answer += part
+                    return answer
+                finally:
+                    writer.close()
+        except TimeoutError:
+            raise OSError(f"{server} did not answer within {ANSWER_SECONDS:g} s") from None
+        except OSError as error:
+            raise OSError(f"{server}: {error.strerror or error}") from None
+
+
+def _work_seconds(unique: str) -> float:
+    number = unique.rpartition("-")[2]
+    long = number.isdigit() and int(number) % LONG_EVERY == 0
+    return LONG_WORK_SECONDS if long else WORK_SECONDS
+
+
+__all__ = ["RATE_DEFAULT", "WORKERS_DEFAULT", "Counts", "NotReady", "Queue", "Workload"]
