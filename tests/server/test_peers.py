@@ -78,7 +78,7 @@ def test_three_nodes_have_three_streams() -> None:
                 for other in owners.keys() - {name}:
                     await owner.told("up", other)
             news = News("frame", "c", Frame(requests=b"for a"))  # keep-alives are frames, too
-            owners["c"].queue.append(news.value)
+            owners["c"].to["a"].append(news.value)
             ports[2].wake("a")
             await owners["a"].until(lambda: news in owners["a"].news)
             assert news not in owners["b"].news

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -56,11 +56,12 @@ class News(NamedTuple):
 
 
 class Owner:
-    """Notes what it is told, sends what is put into `queue`."""
+    """Notes what it is told; sends what is put into `queue` to whoever asks first, `to[name]` to that one."""
 
     def __init__(self) -> None:
         self.news: list[News] = []
         self.queue: deque[Frame] = deque()
+        self.to: defaultdict[str, deque[Frame]] = defaultdict(deque)
         self.taken = 0
         self.endless: Frame | None = None  # sent whenever asked
         self.fails_on: Frame | None = None
@@ -91,7 +92,8 @@ class Owner:
         self._note("heard", name)
 
     def take_frame(self, name: str) -> Frame | None:
-        frame = self.queue.popleft() if self.queue else self.endless
+        queue = self.to[name] or self.queue
+        frame = queue.popleft() if queue else self.endless
         if frame is not None:
             self.taken += 1
             self._told.set()
