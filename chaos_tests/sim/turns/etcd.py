@@ -1,0 +1,135 @@
+"""What nodes read in etcd, when they see it, and what becomes of their swaps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chaos_tests.sim.turns.stage import Stage, runs
+from cluster.placement import Swap, View
+from tests.node.fleets import Host
+
+OUTCOMES = ("good", "answer lost", "lost", "late")
+
+
+class Etcd:
+    """Reads and swaps of all nodes, and the leases."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._etcd = stage.fleet.etcd
+        self._views: dict[str, list[View]] = {}  # read, not seen yet
+        self._late: list[Swap] = []
+        # In some runs hardly any answer to a swap comes.
+        self._outcomes = stage.dice.choice(((6, 1, 1, 1), (3, 1, 1, 1), (1, 3, 1, 1), (1, 6, 0, 2)))
+
+    def look(self, host: Host | None = None) -> None:
+        """A node reads etcd, and sees what it read, now or later."""
+        stage, etcd = self._stage, self._etcd
+        host = host or stage.some_host()
+        if host is None or not stage.reaches_etcd(host):
+            return
+        found = etcd.view.members.get(host.name)
+        if found is None or found.incarnation != host.incarnation:
+            etcd.put(host.member)
+            self._stage.account.changed = True
+        host.part.lease(stage.fleet.now)
+        view = etcd.view
+        if stage.dice.random() < 0.2:
+            self._views.setdefault(host.name, []).append(view)
+        elif host.part.view is not view:
+            stage.turn(host, lambda: host.part.see(view))
+
+    def late_view(self) -> None:
+        """A read that was long on its way."""
+        host = self._stage.some_host()
+        if host is not None and self._views.get(host.name):
+            views = self._views[host.name]
+            view = views.pop(self._stage.dice.randrange(len(views)))
+            self._stage.turn(host, lambda: host.part.see(view))
+
+    def stopped(self, host: Host) -> None:
+        self._views.pop(host.name, None)
+
+    def propose(self, host: Host | None = None, outcome: str = "") -> None:
+        stage = self._stage
+        host = host or stage.some_host()
+        if host is None or not stage.reaches_etcd(host):
+            return
+        part = host.part
+        asked: list[Swap] = []
+        stage.turn(host, lambda: asked.extend(filter(None, [part.propose()])))
+        for swap in asked:
+            outcome = outcome or stage.dice.choices(OUTCOMES, self._outcomes)[0]
+            applied = self._etcd.swap(swap) if outcome in ("good", "answer lost") else None
+            stage.account.changed = True
+            if outcome == "late":
+                self._late.append(swap)
+            stage.say("propose", host.name, outcome, applied, swap.compare_revision)
+            part.swapped()
+            if outcome == "good":
+                stage.turn(host, lambda: part.see(self._etcd.view))
+
+    def late_swap(self) -> None:
+        """One arrives of which its proposer has heard nothing."""
+        if self._late and self._etcd.up:
+            swap = self._late.pop(self._stage.dice.randrange(len(self._late)))
+            self._stage.say("late swap", self._etcd.swap(swap))
+            self._stage.account.changed = True
+
+    def heal(self) -> None:
+        self._etcd.up = True
+        for swap in self._late:
+            self._etcd.swap(swap)
+        self._late.clear()
+        self._views.clear()
+        self._stage.account.changed = True
+
+    # ---- leases and outages
+
+    def expire(self) -> None:
+        """The lease of a node that is not there runs out."""
+        stage = self._stage
+        host = stage.some(
+            list(stage.fleet.hosts.values()),
+            lambda host: (
+                host.name in self._etcd.view.members and (not runs(host) or host.name in stage.no_etcd)
+            ),
+        )
+        if host is not None and self._etcd.up:
+            self._delete("expire", host)
+
+    def false_delete(self) -> None:
+        """A node is declared dead, and is not."""
+        host = self._stage.some_host()
+        if host is not None and self._etcd.up:
+            self._delete("false delete", host)
+
+    def _delete(self, why: str, host: Host) -> None:
+        self._stage.say(why, host.name)
+        self._etcd.delete(host.name)
+        self._stage.account.changed = True
+
+    def go_down(self) -> None:
+        self._stage.say("etcd down")
+        self._etcd.up = False
+
+    def come_up(self) -> None:
+        self._etcd.up = True
+
+    # ---- drains
+
+    def drain(self) -> None:
+        host = self._stage.some_host()
+        if host is not None and self._stage.reaches_etcd(host):
+            self.set_draining(host, draining=True)
+
+    def undrain(self) -> None:
+        host = self._stage.some(self._stage.fleet.living(), lambda host: host.member.draining)
+        if host is not None and self._stage.reaches_etcd(host):
+            self.set_draining(host, draining=False)
+
+    def set_draining(self, host: Host, *, draining: bool) -> None:
+        self._stage.say("drain" if draining else "undrain", host.name)
+        host.member = replace(host.member, draining=draining)
+        self._etcd.put(host.member)
+        self._stage.account.changed = True

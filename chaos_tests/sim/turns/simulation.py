@@ -1,0 +1,209 @@
+"""A seed becomes steps; then everything is mended, and everybody gets what is owed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chaos_tests.sim.turns.etcd import Etcd
+from chaos_tests.sim.turns.nodes import Nodes
+from chaos_tests.sim.turns.stage import Stage, few_slots, runs
+from chaos_tests.sim.turns.streams import Streams
+from chaos_tests.sim.turns.users import Users
+from chaos_tests.sim.worlds import STEPS, Broken
+
+HEAL_SECONDS = 90.0  # within which there is rest
+HEAL_DICE = (1 << 20) - 1  # a step of its own
+
+
+def run(
+    seed: int, *, steps: int = STEPS, trace: bool = False, skip: frozenset[int] = frozenset()
+) -> Simulation:
+    """Play a seed; raises Broken, or whatever the nodes raise, with the step in `step`."""
+    with few_slots():
+        simulation = Simulation(seed, trace=trace)
+        try:
+            simulation.run(steps, skip)
+        except Exception as error:
+            error.step = min(simulation.stage.step, steps)  # type: ignore[attr-defined]
+            raise
+        return simulation
+
+
+class Simulation:
+    """One seed."""
+
+    def __init__(self, seed: int, *, trace: bool = False) -> None:
+        self.stage = stage = Stage(seed, trace=trace)
+        self.account = stage.account
+        self.users = users = Users(stage)
+        self.streams = streams = Streams(stage)
+        self.etcd = Etcd(stage)
+        self.nodes = Nodes(stage, streams, self.etcd, users)
+        self._proposed: dict[str, tuple[object, ...]] = {}  # in a round: what a node did so on
+        # How often an acknowledgement is at once followed by a disaster: that is when promises break.
+        self._malice = stage.dice.choice((0.0, 0.1, 0.3))
+
+    def run(self, steps: int, skip: frozenset[int]) -> None:
+        stage = self.stage
+        stage.fleet.begin()
+        if stage.dice.random() < 0.8:
+            for _ in range(12):
+                self.round()
+        for _ in range(3):
+            self.users.come()
+        for _ in range(2):
+            self.users.come(worker=True)
+        actions, weights = zip(*self._actions(), strict=True)
+        for step, action in enumerate(stage.dice.choices(actions, weights, k=steps), 1):
+            if step in skip:
+                continue
+            stage.roll(step)
+            action()
+            self.check()
+            if self.users.was_acknowledged:
+                self.users.was_acknowledged = False
+                if stage.dice.random() < self._malice:
+                    self.disaster()
+        stage.roll(HEAL_DICE)
+        self.heal()
+
+    def _actions(self) -> list[tuple[Callable[[], object], float]]:
+        """What may happen, and how often."""
+        streams, nodes, etcd, users = self.streams, self.nodes, self.etcd, self.users
+        usual: list[tuple[Callable[[], object], float]] = [
+            (self.flow, 30),
+            (streams.deliver, 60),
+            (streams.send, 30),
+            (nodes.write, 30),
+            (nodes.turn, 10),
+            (streams.connect, 12),
+            (etcd.look, 14),
+            (etcd.propose, 10),
+            (users.submit, 30),
+            (users.question, 6),
+            (users.work, 30),
+            (self.time, 8),
+            (users.come, 2),
+            (users.go, 1),
+            (etcd.late_swap, 4),
+            (etcd.late_view, 4),
+            (streams.notice, 6),
+        ]
+        troubles: list[tuple[Callable[[], object], float]] = [
+            (streams.break_one, 3),
+            (streams.block, 2),
+            (streams.isolate, 2),
+            (streams.slow_down, 3),
+            (streams.unblock, 3),
+            (nodes.crash, 3),
+            (nodes.restart, 5),
+            (nodes.freeze, 2),
+            (nodes.unfreeze, 4),
+            (nodes.lose_disk, 1),
+            (nodes.checkpoint, 1),
+            (etcd.expire, 4),
+            (etcd.false_delete, 2),
+            (etcd.go_down, 1),
+            (etcd.come_up, 3),
+            (etcd.drain, 1),
+            (etcd.undrain, 1),
+        ]
+        # Each run has its own troubles, so that some go far into one of them.
+        share = self.stage.dice.choice((0.3, 1.0, 2.0, 4.0))
+        some = [
+            (action, weight * share * self.stage.dice.choice((0, 1, 1, 3))) for action, weight in troubles
+        ]
+        # What heals is always possible.
+        cures = [(streams.unblock, 1), (nodes.unfreeze, 1), (nodes.restart, 1), (etcd.come_up, 1)]
+        return [*usual, *some, *cures]
+
+    # ---- what more than one of them does
+
+    def flow(self) -> None:
+        """What is on its way goes on for a while."""
+        dice, streams, nodes = self.stage.dice, self.streams, self.nodes
+        for _ in range(dice.randint(3, 30)):
+            dice.choice((streams.deliver, streams.deliver, streams.send, nodes.write, nodes.turn))()
+            self.check()
+
+    def time(self, seconds: float = 0.0) -> None:
+        stage = self.stage
+        stage.fleet.now += seconds or stage.dice.choice((0.05, 0.1, 0.3, 1.0, 2.5))
+        self.streams.pass_time()
+        for host in stage.fleet.living():
+            stage.turn(host, host.node.tick)
+        self.users.listen()
+        self.users.check()
+
+    def disaster(self) -> None:
+        """The power fails; what comes back takes over at once."""
+        self.nodes.power_cut()
+        for _ in range(self.stage.dice.randint(0, 3)):
+            self.etcd.look()
+            self.etcd.propose(outcome="good")
+        self.check()
+
+    def check(self) -> None:
+        self.users.listen()
+        if self.account.changed:
+            fleet = self.stage.fleet
+            self.account.check(fleet.hosts, fleet.etcd.view)
+
+    # ---- mending
+
+    def heal(self) -> None:
+        fleet = self.stage.fleet
+        self.streams.unblock()
+        self.etcd.heal()
+        for host in fleet.hosts.values():
+            host.frozen = False
+            if not host.alive:
+                self.nodes.start(host)
+            if host.member.draining:
+                self.etcd.set_draining(host, draining=False)
+        for host in fleet.hosts.values():
+            self.users.come(worker=True, host=host)
+        self.stage.say("healed")
+        end = fleet.now + HEAL_SECONDS
+        while fleet.now < end:
+            for _ in range(60):
+                if not self.round():
+                    break
+            if not self.users.owed():
+                self.check()
+                return
+            self.time(0.5)
+            self.check()
+        raise Broken("no rest after healing", self.users.owed())
+
+    def round(self) -> bool:
+        """Everybody does what there is to do; false when there is nothing."""
+        fleet = self.stage.fleet
+        before = fleet.etcd.revision
+        did = self.streams.notice_all()
+        names = [host.name for host in fleet.living()]
+        for index, one in enumerate(names):
+            for other in names[index + 1 :]:
+                did |= self.streams.connect(one, other)
+        for host in fleet.living():
+            self.etcd.look(host)
+            # What a node proposes follows from these; to ask it again is what most of a round's time went to.
+            state = (host.incarnation, host.part.view, host.node.log.committed, fleet.now)
+            if self._proposed.get(host.name) != state:
+                self._proposed[host.name] = state
+                self.etcd.propose(host, outcome="good")
+            while self.nodes.write(host):
+                did = True
+            if host.part.busy:
+                self.stage.turn(host)
+                did = True
+            for name in host.part.frames_waiting():
+                did |= self.streams.send(host, name)
+        for pair, queue in list(fleet.wires.items()):
+            while queue and runs(fleet.hosts[pair[1]]):
+                did |= self.streams.deliver(pair)
+        for user in list(self.users.users):
+            if user.worker:
+                did |= self.users.work(user, honest=True)
+        self.users.listen()
+        return did or fleet.etcd.revision != before

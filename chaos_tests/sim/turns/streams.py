@@ -1,0 +1,211 @@
+"""Frames between nodes: each stream in order, late, and gone when it breaks."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import count
+from typing import Final
+
+from chaos_tests.sim.turns.stage import Stage, runs
+from cluster.replication import entries
+from cluster.replication.frames import Frame, Hello
+from tests.node.fleets import PEER_PROTOCOL, Host
+
+DROP_SECONDS: Final = 10.0  # a stream that was silent for so long is broken, as for the real ones
+SLOTS_SHOWN: Final = 1024
+
+
+class Streams:
+    """All streams of the fleet."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._fleet = stage.fleet
+        self._numbers = count(1)
+        self._number_of: dict[tuple[str, str], int] = {}  # as this side knows it
+        self._heard: dict[tuple[str, str], float] = {}
+        self._unnoticed: list[tuple[str, str, int]] = []  # host, other: its stream broke, it has to learn
+        self.slow: set[tuple[str, str]] = set()  # nothing arrives for now
+
+    def connect(self, one: str = "", other: str = "") -> bool:
+        stage, fleet = self._stage, self._fleet
+        if not one:
+            one, other = stage.dice.sample(list(fleet.hosts), 2)
+        pair = frozenset((one, other))
+        first, second = fleet.hosts[one], fleet.hosts[other]
+        if pair in fleet.links or pair in fleet.blocked or not runs(first) or not runs(second):
+            return False
+        stage.say("connect", one, other)
+        fleet.links.add(pair)
+        number = next(self._numbers)
+        for host, peer in ((first, second), (second, first)):
+            fleet.wires[host.name, peer.name] = deque()
+            self._number_of[host.name, peer.name] = number
+            self._heard[host.name, peer.name] = fleet.now
+            self._greet(host, peer)
+        return True
+
+    def _greet(self, host: Host, peer: Host) -> None:
+        hello = Hello("f", peer.name, peer.identity, peer.incarnation, PEER_PROTOCOL, SLOTS_SHOWN, "1")
+        self._stage.turn(host, lambda: host.part.peer_up(hello, self._fleet.now))
+
+    def cut(self, one: str, other: str) -> None:
+        """The stream is gone; each side learns it when it does."""
+        pair = frozenset((one, other))
+        if pair not in self._fleet.links:
+            return
+        self._stage.say("cut", one, other)
+        self._fleet.links.discard(pair)
+        for first, second in ((one, other), (other, one)):
+            self._fleet.wires.pop((first, second), None)
+            self._unnoticed.append((first, second, self._number_of[first, second]))
+
+    def notice(self) -> bool:
+        """A side learns that its stream is gone."""
+        if not self._unnoticed:
+            return False
+        item = self._unnoticed.pop(self._stage.dice.randrange(len(self._unnoticed)))
+        one, other, number = item
+        host = self._fleet.hosts[one]
+        if host.alive and host.frozen:
+            self._unnoticed.append(item)
+        elif host.alive and self._number_of.get((one, other)) == number:
+            self._stage.say("notice", one, other)
+            self._stage.turn(host, lambda: host.part.peer_down(other))
+        return True
+
+    def notice_all(self) -> bool:
+        did = bool(self._unnoticed)
+        while self._unnoticed:
+            self.notice()
+        return did
+
+    def stopped(self, host: Host) -> None:
+        for other in self._fleet.hosts:
+            self.cut(host.name, other)
+
+    def started(self, host: Host) -> None:
+        for key in [key for key in self._number_of if key[0] == host.name]:
+            del self._number_of[key]
+
+    # ---- troubles
+
+    def break_one(self) -> None:
+        one, other = self._stage.dice.sample(list(self._fleet.hosts), 2)
+        self.cut(one, other)
+
+    def block(self) -> None:
+        """Two nodes do not reach each other."""
+        if not self._fleet.blocked:
+            self._block(*self._stage.dice.sample(sorted(self._fleet.hosts), 2))
+
+    def isolate(self) -> None:
+        """A node reaches no other, and often not even etcd; its clients reach it."""
+        if self._fleet.blocked:
+            return
+        stage = self._stage
+        name = stage.dice.choice(sorted(self._fleet.hosts))
+        if stage.dice.random() < 0.7:
+            stage.say("no etcd for", name)
+            stage.no_etcd.add(name)
+        for other in sorted(self._fleet.hosts):
+            if other != name:
+                self._block(name, other)
+
+    def _block(self, one: str, other: str) -> None:
+        self._stage.say("block", one, other)
+        self._fleet.blocked.add(frozenset((one, other)))
+        self.cut(one, other)
+
+    def unblock(self) -> None:
+        self._stage.say("unblock")
+        self._fleet.blocked.clear()
+        self._stage.no_etcd.clear()
+        self.slow.clear()
+
+    def slow_down(self) -> None:
+        """What one node says to another is on its way for long."""
+        one, other = self._stage.dice.sample(sorted(self._fleet.hosts), 2)
+        self._stage.say("slow", one, other)
+        self.slow.add((one, other))
+
+    # ---- frames
+
+    def send(self, host: Host | None = None, name: str = "") -> bool:
+        stage = self._stage
+        if host is None:
+            host = stage.some(list(self._fleet.hosts.values()), lambda host: runs(host) and self._waits(host))
+            if host is None:
+                return False
+            name = stage.dice.choice(host.part.frames_waiting())
+        frame = host.part.take_frame(name, self._fleet.now)
+        stage.turn(host)
+        if frame is None:
+            return False
+        stage.account.promise(host, frame)
+        wire = self._fleet.wires.get((host.name, name))
+        if wire is not None:
+            wire.append(frame)
+        return True
+
+    @staticmethod
+    def _waits(host: Host) -> bool:
+        return bool(host.part.frames_waiting())
+
+    def deliver(self, pair: tuple[str, str] | None = None) -> bool:
+        stage, fleet = self._stage, self._fleet
+        if pair is None:
+            pair = stage.some(
+                list(fleet.wires),
+                lambda pair: bool(fleet.wires[pair]) and pair not in self.slow and runs(fleet.hosts[pair[1]]),
+            )
+            if pair is None:
+                return False
+        source, target = pair
+        host = fleet.hosts[target]
+        if not runs(host) or not fleet.wires[pair]:
+            return False
+        frame = fleet.wires[pair].popleft()
+        self._heard[target, source] = fleet.now
+        if stage.trace and frame:
+            stage.say("deliver", *pair, describe(frame))
+        slots = host.node.log.slots
+        promised = {offer.slot: slots[offer.slot].promised for offer in frame.offers}
+        stage.turn(host, lambda: host.part.receive(source, frame, fleet.now))
+        if promised:
+            stage.account.offered(host, source, frame, promised)
+        return True
+
+    def pass_time(self) -> None:
+        """Keep-alives go out; streams that were silent for too long break."""
+        fleet = self._fleet
+        for (source, _), queue in fleet.wires.items():
+            if runs(fleet.hosts[source]) and not any(queue):
+                queue.append(Frame())
+        limit = fleet.now - DROP_SECONDS
+        for one, other in sorted(tuple(sorted(pair)) for pair in fleet.links):
+            if min(self._heard[one, other], self._heard[other, one]) < limit:
+                self.cut(one, other)
+
+
+def describe(frame: Frame) -> str:
+    """A frame for the trace."""
+    parts = []
+    if frame.answers:
+        parts.append(f"answers {[tuple(answer) for answer in frame.answers]}")
+    if frame.offers:
+        parts.append(f"offers {[(offer.slot, offer.epoch, offer.number) for offer in frame.offers]}")
+    if frame.pieces:
+        parts.append(f"pieces {[(piece.slot, piece.epoch, piece.last) for piece in frame.pieces]}")
+    if frame.entries:
+        found = []
+        offset = 0
+        while offset < len(frame.entries):
+            entry, offset = entries.decode(frame.entries, offset)
+            found.append((entry.kind, entry.slot, entry.epoch, entry.number))
+        parts.append(f"entries {found}")
+    if frame.group or frame.acknowledged:
+        parts.append(f"group {frame.group} ack {frame.acknowledged}")
+    if frame.requests or frame.replies:
+        parts.append(f"requests {frame.requests!r} replies {frame.replies!r}")
+    return ", ".join(parts)

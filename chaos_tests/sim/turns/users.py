@@ -1,0 +1,255 @@
+"""Clients and workers: what they ask, and what they are owed."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+from zlib import crc32
+
+from chaos_tests.sim.turns.stage import SLOTS, Stage, runs
+from chaos_tests.sim.worlds import Broken
+from cluster.node.context import slot_of_handle
+from cluster.wire import packets as wire
+from tests.node.fleets import Client, Host
+
+FUNCTIONS: Final = (b"f", b"g")
+KEYS: Final = tuple((function, b"u%d" % number) for function in FUNCTIONS for number in range(8))
+ANSWER_SECONDS_MAX: Final = 45.0  # drop + park + stall, twice in the worst order, and what ticks add
+RUNNING_MAX: Final = 3  # of one worker
+BACKGROUND: Final = (wire.SUBMIT_JOB_BG, wire.SUBMIT_JOB_HIGH_BG, wire.SUBMIT_JOB_LOW_BG)
+DIRECT: Final = frozenset(
+    (wire.JOB_CREATED, wire.ERROR, wire.ECHO_RES, wire.STATUS_RES, wire.CLAIM_RES, wire.OPTION_RES)
+)
+ANSWER_TO: Final = {
+    wire.ECHO_REQ: wire.ECHO_RES,
+    wire.GET_STATUS: wire.STATUS_RES,
+    wire.CLAIM_JOB: wire.CLAIM_RES,
+    wire.OPTION_REQ: wire.OPTION_RES,
+}
+
+
+@dataclass
+class Asked:
+    """A request of a client."""
+
+    packet_type: int
+    arguments: tuple[bytes, ...]
+    at: float
+    over: int  # how many jobs were over then
+
+
+@dataclass(eq=False)
+class User:
+    """A client's or worker's connection, and what it waits for."""
+
+    client: Client
+    asked: deque[Asked] = field(default_factory=deque)
+    running: dict[bytes, None] = field(default_factory=dict)  # jobs that it was given
+    remember: bool = False
+    worker: bool = False
+    awaited: set[bytes] = field(default_factory=set)  # foreground jobs whose end it has yet to be told
+
+    @property
+    def host(self) -> Host:
+        return self.client.host
+
+
+class Users:
+    """All of them."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._account = stage.account
+        self.users: list[User] = []
+        self._claimed: set[bytes] = set()  # by another worker than the one that was given it
+        self._submits = 0
+        self.was_acknowledged = False
+        # With few keys most submits join a job.
+        self._keys = stage.dice.sample(KEYS, stage.dice.choice((1, 3, 16)))
+
+    # ---- coming and going
+
+    def come(self, *, worker: bool = False, host: Host | None = None) -> None:
+        stage = self._stage
+        host = host or stage.some_host()
+        if host is None:
+            return
+        user = User(host.connect(), worker=worker or stage.dice.random() < 0.4)
+        self.users.append(user)
+        if user.worker:
+            for function in FUNCTIONS:
+                user.client.send(wire.CAN_DO, function)
+        elif stage.dice.random() < 0.5:
+            user.remember = True
+            self.ask(user, wire.OPTION_REQ, b"gearfleet")
+
+    def go(self) -> None:
+        user = self._stage.some(self.users, lambda user: runs(user.host))
+        if user is not None:
+            self.leave(user)
+
+    def leave(self, user: User) -> None:
+        host = user.host
+        self._stage.say("user leaves", host.name)
+        self.users.remove(user)
+        self._stage.turn(host, lambda: host.node.disconnected(user.client.connection))
+
+    def stopped(self, host: Host) -> None:
+        self.users = [user for user in self.users if user.host is not host]
+
+    def _some(self, *, worker: bool) -> User | None:
+        return self._stage.some(self.users, lambda user: user.worker == worker and runs(user.host))
+
+    # ---- clients
+
+    def ask(self, user: User, packet_type: int, *arguments: bytes) -> None:
+        if user.host.frozen:
+            return
+        if self._stage.trace:
+            self._stage.say("ask", user.host.name, packet_type, *arguments)
+        user.asked.append(Asked(packet_type, arguments, self._stage.fleet.now, len(self._account.over)))
+        user.client.send(packet_type, *arguments)
+        self._account.watch(user.host, self._stage.fleet.now)
+
+    def submit(self) -> None:
+        """Sometimes a second client has the same idea."""
+        dice = self._stage.dice
+        function, unique = dice.choice(self._keys)
+        if dice.random() < 0.1:
+            unique = b""
+        verb = dice.choice(BACKGROUND)
+        if unique and dice.random() < 0.15:
+            verb = wire.SUBMIT_JOB
+        for _ in range(2 if dice.random() < 0.2 else 1):
+            user = self._some(worker=False)
+            if user is not None:
+                self._submits += 1
+                self.ask(user, verb, function, unique, b"%d" % self._submits)
+
+    def question(self) -> None:
+        user = self._some(worker=False)
+        if user is None:
+            return
+        if self._stage.dice.random() < 0.5 or not self._account.acknowledged:
+            self._submits += 1
+            self.ask(user, wire.ECHO_REQ, b"%d" % self._submits)
+        else:
+            self.ask(user, wire.GET_STATUS, self._stage.dice.choice(sorted(self._account.acknowledged)))
+
+    # ---- workers
+
+    def work(self, user: User | None = None, *, honest: bool = False) -> bool:
+        """A worker grabs, ends what it has, claims it elsewhere, or goes away."""
+        user = user or self._some(worker=True)
+        if user is None or not runs(user.host):
+            return False
+        self.listen()
+        what = self._stage.dice.random()
+        if user.running and (honest or what < 0.45):
+            self._end_job(user, elsewhere=not honest and what < 0.15)
+            return True
+        if user.running and not honest and what < 0.55:
+            carrier = self._some(worker=True) or user
+            handle = self._stage.dice.choice(sorted(user.running))
+            self._claimed.add(handle)
+            self.ask(carrier, wire.CLAIM_JOB, handle)
+        elif len(user.running) < RUNNING_MAX:
+            before = len(user.running)
+            if self._stage.trace:
+                self._stage.say("grab", user.host.name)
+            user.client.send(wire.GRAB_JOB_UNIQ)
+            self._account.watch(user.host, self._stage.fleet.now)
+            self.listen()
+            return len(user.running) > before
+        return False
+
+    def _end_job(self, user: User, *, elsewhere: bool) -> None:
+        """Its result; or late, over another connection: its own is gone."""
+        dice = self._stage.dice
+        handle = dice.choice(sorted(user.running))
+        del user.running[handle]
+        carrier = user
+        if elsewhere:
+            carrier = self._some(worker=True) or user
+            if carrier is not user:
+                self.leave(user)
+        self._stage.say("result", carrier.host.name, handle)
+        self._account.ran.add(handle)
+        if dice.random() < 0.8:
+            carrier.client.send(wire.WORK_COMPLETE, handle, b"r")
+        else:
+            carrier.client.send(wire.WORK_FAIL, handle)
+        self._account.watch(carrier.host, self._stage.fleet.now)
+
+    # ---- answers
+
+    def listen(self) -> None:
+        """What has come on all connections: in the order of the requests."""
+        for user in self.users:
+            if user.client.inbox:
+                for packet_type, body in user.client.take():
+                    self._hear(user, packet_type, body)
+
+    def _hear(self, user: User, packet_type: int, body: bytes) -> None:
+        asked = user.asked
+        if packet_type == wire.JOB_ASSIGN_UNIQ:
+            self._given(user, body.split(b"\0", 1)[0])
+        elif packet_type in (wire.WORK_COMPLETE, wire.WORK_FAIL):
+            user.awaited.discard(body.split(b"\0", 1)[0])
+        elif packet_type == wire.ECHO_RES and user.remember:
+            # A fleet-aware client's passes others that wait.
+            asked.remove(next(item for item in asked if item.arguments == (body,)))
+        elif packet_type not in DIRECT:
+            return
+        elif packet_type == wire.ERROR and user.worker:
+            return  # a late result that nobody wanted
+        elif not asked:
+            raise Broken("an answer to nothing", f"{packet_type} {body!r}")
+        else:
+            self._answered(user, asked.popleft(), packet_type, body)
+
+    def _given(self, user: User, handle: bytes) -> None:
+        stage = self._stage
+        kept = handle not in self._claimed and any(
+            handle in other.running and runs(other.host) for other in self.users if other is not user
+        )
+        user.running[handle] = None
+        self._account.assigned(user.host, handle, stage.fleet.etcd.view, stage.fleet.now, kept=kept)
+
+    def _answered(self, user: User, asked: Asked, packet_type: int, body: bytes) -> None:
+        expected = ANSWER_TO.get(asked.packet_type)
+        if expected is not None:
+            if packet_type != expected or body.split(b"\0", 1)[0] != asked.arguments[0]:
+                raise Broken("another answer", f"{packet_type} {body!r} answers {asked}")
+            return
+        if packet_type == wire.ERROR:
+            return
+        function, unique = asked.arguments[:2]
+        slot = slot_of_handle(body)
+        if packet_type != wire.JOB_CREATED or (unique and slot != crc32(function + b"\0" + unique) % SLOTS):
+            raise Broken("another answer", f"{packet_type} {body!r} answers {asked}")
+        if asked.packet_type not in BACKGROUND:
+            user.awaited.add(body)
+            return
+        self._stage.say("acknowledged", body, asked.arguments)
+        ended = self._account.over.get(body)
+        over = ended is not None and ended < asked.over and not user.remember
+        self._account.acknowledge(body, function, unique, over)
+        self.was_acknowledged = True
+
+    def check(self) -> None:
+        """Nobody waits too long."""
+        limit = self._stage.fleet.now - ANSWER_SECONDS_MAX
+        for user in self.users:
+            if user.asked and user.asked[0].at < limit and runs(user.host):
+                waited = self._stage.fleet.now - user.asked[0].at
+                raise Broken("no answer", f"{user.asked[0]} at {user.host.name} for {waited:.1f} s")
+
+    def owed(self) -> str:
+        """What everybody still waits for."""
+        parts = [f"{user.host.name}: {list(user.asked)}" for user in self.users if user.asked]
+        parts += [f"{user.host.name}: ends of {user.awaited}" for user in self.users if user.awaited]
+        account = self._account
+        parts += [f"job {handle!r}" for handle in account.acknowledged if handle not in account.ran]
+        return "; ".join(parts)
