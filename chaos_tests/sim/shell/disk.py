@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from queue import Empty
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from chaos_tests.sim.shell.kernel import Killed
 from cluster.server.journal import SEAL_SECONDS, Journal
@@ -484,6 +484,16 @@ class SimFcntl:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
+class JournalWatcher(Protocol):
+    """Who is told of what a journal does; see Process.journal_watcher."""
+
+    def journal_begun(self, journal: SimJournal) -> None: ...
+    def appended(self, group: int, records: list[bytes]) -> None: ...
+    def fsynced(self, segment: int, data: bytes) -> None: ...
+    def dropped(self, before: int) -> None:
+        """Segments are about to go."""
+
+
 class _Queue:
     """Stands for the journal's queue: `begun` is what its thread may take now."""
 
@@ -515,6 +525,24 @@ class SimJournal(Journal):
         self._queue: Any = _Queue(self)
         self._at_work = False
         self._seal_timer: Event | None = None
+        self._watcher: JournalWatcher | None = process.journal_watcher
+        if self._watcher is not None:
+            self._watcher.journal_begun(self)
+
+    def append(self, group_number: int, records: list[bytes]) -> None:
+        if self._watcher is not None:
+            self._watcher.appended(group_number, records)
+        super().append(group_number, records)
+
+    def _write_frame(self, data: bytes) -> None:
+        super()._write_frame(data)
+        if self._watcher is not None:
+            self._watcher.fsynced(self._segment_number, data)
+
+    def _drop(self, segment_number: int) -> None:
+        if self._watcher is not None:
+            self._watcher.dropped(segment_number)
+        super()._drop(segment_number)
 
     def wake(self) -> None:
         if self._at_work:

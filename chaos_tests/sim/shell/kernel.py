@@ -63,7 +63,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 if TYPE_CHECKING:
-    from chaos_tests.sim.shell.disk import Disk
+    from chaos_tests.sim.shell.disk import Disk, JournalWatcher
     from chaos_tests.sim.shell.network import Network
 
 START_SECONDS: Final = 1000.0
@@ -287,6 +287,7 @@ class Process:
         self.disk_operations_left = -1  # before it dies in the middle of one; -1 = it does not
         self.callbacks_left = -1  # before `fuse` is called; -1 = none is set
         self.fuse: Callable[[], None] = lambda: None
+        self.journal_watcher: JournalWatcher | None = None
         self.at_death: list[
             Callable[[], None]
         ] = []  # threads that die in the middle of their work, and so on

@@ -1,0 +1,215 @@
+"""The nodes of a simulated fleet: real Servers, each start a process of its own, on disks that stay.
+
+A Node is also what the account (sim/turns/account.py) knows as a host: it tells what is durable on its disk, entry by
+entry, as its journal wrote it, and compares that with what a later start reads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final
+
+from chaos_tests.sim.shell.disk import File, SimPath
+from chaos_tests.sim.shell.network import ListeningSocket
+from cluster.server import Settings
+from cluster.server.errors import StartError
+from cluster.server.server import Server
+
+if TYPE_CHECKING:
+    from chaos_tests.sim.shell.disk import SimJournal
+    from chaos_tests.sim.shell.kernel import Process, World
+    from chaos_tests.sim.turns.account import Account
+
+GEARMAN_PORT: Final = 4730
+PEER_PORT: Final = 4731
+DATA: Final = "data"
+LEASE_SECONDS: Final = 2
+RECLAIM_SECONDS: Final = 1.0
+_SEGMENT_BYTES: Final = 48
+_FRAME: Final = Struct(">4sIQB7xI")
+
+
+@lru_cache(maxsize=64)
+def _settings(name: str, address: str, etcd: str, nodes: int, segment_bytes: int) -> Settings:
+    return Settings(
+        name=name,
+        host=address,
+        port=GEARMAN_PORT,
+        peer_port=PEER_PORT,
+        advertise=address,
+        etcd=etcd,
+        http_port=-1,
+        lease_seconds=LEASE_SECONDS,
+        keepalive_seconds=0.5,
+        rpc_timeout_seconds=0.5,
+        reclaim_seconds=RECLAIM_SECONDS,
+        bootstrap_nodes=min(3, nodes),
+        replicas=min(3, nodes),
+        replace_after_seconds=30.0,
+        segment_bytes=segment_bytes,
+    )
+
+
+class Node:
+    """One node over all its starts."""
+
+    def __init__(
+        self, world: World, name: str, etcd: str, nodes: int, account: Account, segment_bytes: int
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.host = world.host(name)
+        self.account = account
+        self.wanted = True  # a supervisor starts it again
+        self.starts = 0
+        self.process: Process | None = None
+        self.server: Server | None = None
+        self.identity = ""  # of the data directory; "" while it is not known, or its disk does not count
+        self.disk: list[bytes] = []  # durable entries under this identity, for the account
+        self.damaged = False  # what was fsynced may be gone
+        self.reason = ""  # why the last start ended
+        self.on_exit: Callable[[Node], None] = lambda node: None
+        self._segments: dict[int, bytearray] = {}  # durable entries by segment
+        settings = _settings(name, self.host.address, etcd, nodes, segment_bytes)
+        self.settings = settings.model_copy(update={"data_dir": SimPath(self.host.disk, DATA)})
+
+    # ---- as the account sees it
+
+    unwritten: tuple[()] = ()  # groups are given to the account as they are cut
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.alive and hasattr(self, "part")
+
+    @property
+    def node(self) -> Any:
+        assert self.server is not None
+        return self.server.node
+
+    @property
+    def incarnation(self) -> int:
+        return self.part.member.incarnation if hasattr(self, "part") else 0
+
+    # ---- starts and ends
+
+    @property
+    def running(self) -> bool:
+        """There is a process."""
+        return self.process is not None and self.process.alive
+
+    def start(self) -> None:
+        assert not self.running
+        self.starts += 1
+        self.reason = ""
+        self.server = None
+        self.__dict__.pop("part", None)
+        self.process = self.world.process(self.host)
+        self.process.journal_watcher = self
+        self.world.say("start", self.name)
+        self.process.spawn(self._serve(self.process))
+
+    async def _serve(self, process: Process) -> None:
+        try:
+            self.server = server = Server(self.settings, None)
+            life = server._life
+            assert life is not None
+            life.take_frame = self._take_frame(life.take_frame)  # type: ignore[method-assign]
+            await server.start(ListeningSocket(self.host.address, GEARMAN_PORT))
+            await server.stopped.wait()
+            self.reason = "failed" if server.failed else "stopped"
+        except StartError as error:
+            self.reason = str(error)
+        self.world.say("exit", self.name, self.reason)
+        self.world.after(0.0, self._exited, process)
+
+    def _exited(self, process: Process) -> None:
+        if process.alive:
+            process.die(quietly=False)
+            self.died()
+            self.on_exit(self)
+
+    def died(self) -> None:
+        self.account.groups.pop(self.name, None)
+        self.__dict__.pop("part", None)
+        self.account.changed = True
+
+    def _take_frame(self, take: Callable[[str], Any]) -> Callable[[str], Any]:
+        """Frames that leave are looked at: what they promise has to survive."""
+
+        def take_and_note(name: str) -> Any:
+            frame = take(name)
+            if frame is not None and (frame.answers or frame.offers):
+                self.account.promise(self, frame)  # type: ignore[arg-type]
+            return frame
+
+        return take_and_note
+
+    # ---- its journal (JournalWatcher)
+
+    def journal_begun(self, journal: SimJournal) -> None:
+        """What this start has read from its disk is all that was durable, and perhaps more."""
+        assert self.server is not None
+        directory = self.server._directory
+        assert directory is not None
+        identity = directory.identity.hex
+        found = {number: _entries(file) for number, file in self._journal_files()}
+        found.pop(journal._segment_number, None)
+        if identity != self.identity:
+            if self.identity and not self.damaged:
+                self.world.fail(f"{self.name}: its disk was good, and it has a new identity")
+            self.account.lost_disk(self.identity)
+            self.identity = identity
+            self._segments, self.disk = {}, []
+            if any(found.values()):
+                self.world.fail(f"{self.name}: a new identity with old entries")
+        elif not self.damaged:
+            for number, known in self._segments.items():
+                if known and number not in found:
+                    self.world.fail(f"{self.name}: segment {number} is gone, and was durable")
+                elif not found.get(number, b"").startswith(known):
+                    self.world.fail(f"{self.name}: segment {number} is not what was durable")
+        self.damaged = False
+        for number, data in sorted(found.items()):
+            known = self._segments.setdefault(number, bytearray())
+            if len(data) > len(known):
+                self.disk.append(bytes(data[len(known) :]))
+                known[:] = data
+        self.part = self.server._life.fleet  # type: ignore[union-attr]
+        self.account.groups[self.name] = deque()
+        self.account.read(self)  # type: ignore[arg-type]
+        self.account.started(self)  # type: ignore[arg-type]
+
+    def appended(self, group: int, records: list[bytes]) -> None:
+        self.account.groups[self.name].append((group, records))
+
+    def fsynced(self, segment: int, data: bytes) -> None:
+        self._segments.setdefault(segment, bytearray()).extend(data)
+        if data:
+            self.disk.append(data)
+
+    def dropped(self, before: int) -> None:
+        for number in [number for number in self._segments if number < before]:
+            del self._segments[number]
+
+    def _journal_files(self) -> list[tuple[int, File]]:
+        prefix = f"{DATA}/journal/"
+        return [
+            (int(path[len(prefix) :].removesuffix(".segment")), file)
+            for path, file in self.host.disk.files()
+            if path.startswith(prefix) and path.endswith(".segment")
+        ]
+
+
+def _entries(file: File) -> bytes:
+    """All entries of a segment, one frame after the other."""
+    data, at, out = bytes(file.data), _SEGMENT_BYTES, []
+    while at < len(data):
+        magic, length, _, _, _ = _FRAME.unpack_from(data, at)
+        assert magic == b"GFRM"
+        at += _FRAME.size
+        out.append(data[at : at + length])
+        at += length
+    return b"".join(out)

@@ -1,0 +1,214 @@
+"""Stock clients and workers, as scripts on the simulated network.
+
+A client submits background jobs at one node, waits for each answer, and goes to another node when that takes too
+long. A worker is registered on every node, grabs, works for a while, reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from chaos_tests.sim.shell.fleet import GEARMAN_PORT
+from cluster.wire import Decoder, request
+from cluster.wire import packets as wire
+
+if TYPE_CHECKING:
+    from chaos_tests.sim.shell.kernel import World
+    from cluster.drill.history import History
+
+FUNCTION: Final = b"f"
+KEYS: Final = 60  # different unique keys: some coalesce
+PATIENCE_SECONDS: Final = 25.0
+SUBMITS: Final = (wire.SUBMIT_JOB_BG, wire.SUBMIT_JOB_HIGH_BG, wire.SUBMIT_JOB_LOW_BG)
+PRIORITIES: Final = {
+    wire.SUBMIT_JOB_BG: "normal",
+    wire.SUBMIT_JOB_HIGH_BG: "high",
+    wire.SUBMIT_JOB_LOW_BG: "low",
+}
+
+
+class Connection(asyncio.Protocol):
+    """Packets over one connection."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(from_server=True)
+        self._packets: deque[tuple[int, bytes]] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._lost = False
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._packets += self._decoder.feed(data)
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def send(self, packet_type: int, *arguments: bytes) -> None:
+        self.transport.write(request(packet_type, *arguments))
+
+    async def packet(self) -> tuple[int, bytes]:
+        """The next one. Raises ConnectionError."""
+        while not self._packets:
+            if self._lost:
+                raise ConnectionError
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._packets.popleft()
+
+
+async def _connect(node: str) -> Connection:
+    async with asyncio.timeout(3.0):
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, node, GEARMAN_PORT)
+    return connection
+
+
+@dataclass
+class Told:
+    """What users were told, for whoever judges the fleet."""
+
+    history: History
+    acknowledged: dict[bytes, bytes] = field(default_factory=dict)  # handle -> key
+    news: deque[tuple[bytes, bytes, bool]] = field(default_factory=deque)  # of them: handle, key, over before
+    done: dict[bytes, None] = field(default_factory=dict)  # handles whose end a worker reported
+
+
+class Client:
+    """See the module's docstring."""
+
+    def __init__(self, world: World, name: str, nodes: list[str], told: Told) -> None:
+        self.dice = world.dice_for(f"client {name}")
+        self.world = world
+        self.name = name
+        self.nodes = nodes
+        self.told = told
+        self.until = 0.0  # when it stops submitting
+        self.counter = 0
+        self.process = world.process(world.host(name))
+
+    def start(self, until: float) -> None:
+        self.until = until
+        self.process.spawn(self._run())
+
+    async def _run(self) -> None:
+        while self.world.now < self.until:
+            try:
+                await self._visit(self.dice.choice(self.nodes))
+            except (OSError, TimeoutError):
+                await asyncio.sleep(self.dice.uniform(0.02, 0.5))
+
+    async def _visit(self, node: str) -> None:
+        connection = await _connect(node)
+        try:
+            if self.dice.random() < 0.3:
+                connection.send(wire.OPTION_REQ, wire.OPTION_GEARFLEET)
+            pace = self.dice.choice((0.005, 0.05, 0.3))
+            for _ in range(self.dice.randint(1, 40)):
+                if self.world.now > self.until:
+                    break
+                await self._submit(connection, self.dice.choice((1, 1, 1, 2, 8)))
+                await asyncio.sleep(self.dice.expovariate(1 / pace))
+        finally:
+            connection.transport.abort() if self.dice.random() < 0.3 else connection.transport.close()
+
+    async def _submit(self, connection: Connection, count: int) -> None:
+        """So many at once; then all answers."""
+        calls: deque[tuple[int, bytes, int]] = deque()
+        history = self.told.history
+        for _ in range(count):
+            self.counter += 1
+            if self.dice.random() < 0.15:
+                unique, key = b"", b"%s/%s.%d" % (FUNCTION, self.name.encode(), self.counter)
+                unique = key if self.dice.random() < 0.5 else b""
+            else:
+                unique = b"u%d" % self.dice.randrange(KEYS)
+            verb = self.dice.choice(SUBMITS)
+            call = history.submit(f"{FUNCTION.decode()}/{unique.decode()}", priority=PRIORITIES[verb])
+            calls.append((call, unique, len(self.told.done)))
+            connection.send(verb, FUNCTION, unique, b"%s %d" % (self.name.encode(), self.counter))
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while calls:
+                    packet_type, body = await connection.packet()
+                    if packet_type == wire.JOB_CREATED:
+                        call, unique, _ = calls.popleft()
+                        self._acknowledged(call, unique, body)
+                    elif packet_type == wire.ERROR:
+                        call, unique, _ = calls.popleft()
+                        # It may have been taken all the same, and only its commit be late.
+                        history.unknown(call, body.decode("utf-8", "replace"))
+        except (OSError, TimeoutError) as error:
+            for call, _, _ in calls:
+                history.unknown(call, type(error).__name__)
+            raise
+
+    def _acknowledged(self, call: int, unique: bytes, handle: bytes) -> None:
+        told = self.told
+        told.history.ack(call, handle=handle.decode())
+        told.acknowledged[handle] = unique
+        told.news.append((handle, unique, False))
+        self.world.say("acknowledged", handle.decode(), unique.decode())
+
+
+class Worker:
+    """See the module's docstring."""
+
+    def __init__(self, world: World, name: str, nodes: list[str], told: Told) -> None:
+        self.dice = world.dice_for(f"worker {name}")
+        self.world = world
+        self.name = name
+        self.told = told
+        self.work_seconds = self.dice.choice((0.002, 0.05, 0.4))
+        self.process = world.process(world.host(name))
+        for node in nodes:
+            self.process.spawn(self._serve(node, world.dice_for(f"worker {name} at {node}")))
+
+    async def _serve(self, node: str, dice: Random) -> None:
+        while True:
+            try:
+                connection = await _connect(node)
+                try:
+                    connection.send(wire.CAN_DO, FUNCTION)
+                    await self._work(connection, node, dice)
+                finally:
+                    connection.transport.close()
+            except (OSError, TimeoutError):
+                await asyncio.sleep(dice.uniform(0.05, 0.5))
+
+    async def _work(self, connection: Connection, node: str, dice: Random) -> None:
+        history = self.told.history
+        while True:
+            connection.send(wire.GRAB_JOB_UNIQ)
+            packet_type, body = await connection.packet()
+            while packet_type == wire.NOOP:
+                packet_type, body = await connection.packet()
+            if packet_type == wire.NO_JOB:
+                connection.send(wire.PRE_SLEEP)
+                while (await connection.packet())[0] != wire.NOOP:
+                    pass
+                continue
+            if packet_type != wire.JOB_ASSIGN_UNIQ:
+                continue  # a late result that nobody wanted
+            handle, function, unique, _ = body.split(b"\0", 3)
+            name = handle.decode()
+            history.run(f"{function.decode()}/{unique.decode()}", worker=self.name, handle=name, node=node)
+            await asyncio.sleep(dice.expovariate(1 / self.work_seconds))
+            if dice.random() < 0.05:
+                raise ConnectionError  # it leaves in the middle
+            self.world.say("done", name)
+            self.told.done[handle] = None
+            history.done(worker=self.name, handle=name, node=node)
+            connection.send(wire.WORK_COMPLETE, handle, b"r")
