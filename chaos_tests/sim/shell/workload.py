@@ -1,0 +1,207 @@
+"""HAClients and HAWorkers as processes of a world: the real engines of client_ha, each on a loop of its own.
+
+They know some of the nodes, and find the others by the map. What they see goes into the history that stock
+users write, too (users.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from chaos_tests.sim.shell.fleet import GEARMAN_PORT
+from chaos_tests.sim.shell.users import FUNCTION, KEYS, Told
+from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext
+from client_ha.errors import JobException, JobFailed
+from client_ha.flight import Priority
+from client_ha.link import Link
+
+if TYPE_CHECKING:
+    from chaos_tests.sim.shell.kernel import Process, World
+
+NAME: Final = FUNCTION.decode()
+SUBMIT_SECONDS: Final = 30.0
+RESULT_SECONDS: Final = 40.0
+PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "low")
+FAILING_SHARE: Final = 0.03
+_LOOK_SECONDS: Final = 0.002
+
+
+def _addresses(world: World, nodes: list[str]) -> list[str]:
+    return [f"{world.host(node).address}:{GEARMAN_PORT}" for node in nodes]
+
+
+def _node_of(world: World, server: str | None) -> str:
+    """A node's name by "host:port"."""
+    address = (server or "").rpartition(":")[0]
+    return next((host.name for host in world.hosts.values() if address in (host.address, host.name)), "")
+
+
+class HAClient:
+    """One process with one AsyncHAClient: jobs one after the other, or several at once."""
+
+    def __init__(self, world: World, name: str, nodes: list[str], told: Told) -> None:
+        self.world = world
+        self.name = name
+        self.told = told
+        self.until = 0.0
+        self.dice = world.dice_for(f"client {name}")
+        self.process: Process = world.process(world.host(name))
+        self._servers = _addresses(world, nodes)
+        self._counter = 0
+        self._order = 0
+
+    def start(self, until: float) -> None:
+        """Submit until then; what is under way is waited for after it."""
+        self.until = until
+        self.process.spawn(self._run())
+
+    async def _run(self) -> None:
+        dice = self.dice
+        while self.world.now < self.until:
+            async with AsyncHAClient(self._servers, submit_timeout=SUBMIT_SECONDS) as client:
+                for _ in range(dice.randint(5, 60)):
+                    if self.world.now >= self.until:
+                        break
+                    await self._submit(client)
+                    await asyncio.sleep(dice.expovariate(1 / dice.choice((0.005, 0.05, 0.2))))
+
+    async def _submit(self, client: AsyncHAClient) -> None:
+        kind = self.dice.random()
+        if kind < 0.5:
+            await self._background(client, self._own_key(), in_order=True)
+        elif kind < 0.65:
+            await self._background(client, f"u{self.dice.randrange(KEYS)}")
+        elif kind < 0.8:
+            count = self.dice.randint(2, 10)
+            await asyncio.gather(*(self._background(client, self._own_key()) for _ in range(count)))
+        else:
+            await self._foreground(client, self._own_key())
+
+    def _own_key(self) -> str:
+        self._counter += 1
+        return f"{self.name}.{self._counter}"
+
+    async def _background(self, client: AsyncHAClient, unique: str, *, in_order: bool = False) -> None:
+        order = 0
+        if in_order:
+            self._order += 1
+            order = self._order
+        priority = self.dice.choice(PRIORITIES)
+        history = self.told.history
+        call = history.submit(f"{NAME}/{unique}", priority=priority, order=order)
+        try:
+            job = await client.submit(
+                NAME, self._payload(unique), unique=unique, priority=priority, background=True
+            )
+        except GearfleetError as error:
+            # Also a refusal: it is the last of several attempts, and an earlier one may have been taken.
+            history.unknown(call, str(error))
+            return
+        assert job.handle is not None
+        handle = job.handle.encode()
+        history.ack(call, handle=job.handle, node=_node_of(self.world, job.server))
+        self.told.acknowledged[handle] = unique.encode()
+        self.told.news.append((handle, unique.encode(), False))
+        self.world.say("acknowledged", job.handle, unique)
+
+    async def _foreground(self, client: AsyncHAClient, unique: str) -> None:
+        history = self.told.history
+        call = history.submit(f"{NAME}/{unique}")
+        payload = self._payload(unique)
+        handle = None
+        try:
+            job = await client.submit(NAME, payload, unique=unique, timeout=RESULT_SECONDS)
+            # The client tells of a result, and not of the acknowledgement before it.
+            while job.handle is None and not job.finished:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_SECONDS)
+            if job.handle is not None:
+                handle = job.handle
+                history.ack(call, handle=handle, node=_node_of(self.world, job.server))
+            result = await job.result()
+        except (JobFailed, JobException) as error:
+            history.result(call, text=type(error).__name__)
+        except GearfleetError as error:
+            history.unknown(call, str(error))
+        else:
+            if job.handle is not None and job.handle != handle:
+                # Its node died, and the client has submitted it again.
+                history.ack(call, handle=job.handle, node=_node_of(self.world, job.server))
+            history.result(call)
+            self.world.say("result", unique)
+            if result != payload:
+                self.world.fail(f"{self.name}: the result of {unique} is {result!r}")
+
+    def _payload(self, unique: str) -> bytes:
+        return unique.encode() + b"." * self.dice.choice((0, 0, 10, 1000))
+
+
+class HAWorker:
+    """One process with one AsyncHAWorker, for ever."""
+
+    def __init__(self, world: World, name: str, nodes: list[str], told: Told) -> None:
+        self.world = world
+        self.name = name
+        self.told = told
+        self.dice = world.dice_for(f"worker {name}")
+        self._servers = _addresses(world, nodes)
+        self._concurrency = self.dice.choice((1, 1, 4))
+        self._work_seconds = self.dice.choice((0.002, 0.05, 0.5))
+        self.process: Process = world.process(world.host(name))
+        self.process.spawn(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            worker = AsyncHAWorker(self._servers, concurrency=self._concurrency, client_id=self.name)
+            worker.task(NAME)(self._work)
+            async with worker:
+                await asyncio.sleep(self.dice.expovariate(1 / 20.0))
+                # It drains, ends and begins anew, as at an update of its program.
+
+    async def _work(self, job: JobContext) -> bytes:
+        history = self.told.history
+        key, node = f"{NAME}/{job.unique}", _node_of(self.world, job.server)
+        history.run(key, worker=self.name, handle=job.handle, node=node)
+        try:
+            await asyncio.sleep(self.dice.expovariate(1 / self._work_seconds))
+        except asyncio.CancelledError:
+            history.abandoned(key, worker=self.name, handle=job.handle, node=node)
+            raise
+        self.told.done[job.handle.encode()] = None
+        self.world.say("done", job.handle)
+        if self.dice.random() < FAILING_SHARE:
+            history.failed(key, worker=self.name, handle=job.handle, node=node)
+            raise JobFailed
+        history.done(key, worker=self.name, handle=job.handle, node=node)
+        return job.payload
+
+
+class _Log:
+    """Stands for the library's logger: its lines belong to the trace."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def _say(self, level: str, text: str, *arguments: object) -> None:
+        if self._world.current is not None and self._world.current.alive:
+            self._world.say(f"[{level}]", text % arguments if arguments else text)
+
+    def __getattr__(self, level: str) -> Any:
+        return partial(self._say, level)
+
+    def debug(self, text: str, *arguments: object) -> None:
+        pass
+
+
+def names(world: World, dice: Any) -> list[tuple[str, str, Any]]:
+    """For replaced.py."""
+    log = _Log(world)
+    modules = ("async_worker", "engine", "job", "roster", "tasks", "worker", "worker_engine")
+    return [
+        *((f"client_ha.{module}", "logger", log) for module in modules),
+        ("client_ha.engine", "random", dice),
+        ("client_ha.engine", "uuid", dice),
+        ("client_ha.roster", "random", dice),
+        ("client_ha.roster", "Link", partial(Link, dice=lambda: dice.random())),
+    ]
