@@ -1,4 +1,4 @@
-"""Fixtures for all rooms: real servers and connections to them; and what this machine could not test."""
+"""Fixtures for all rooms: real servers and connections to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ pytest.register_assert_rewrite("tests.support")
 
 from tests.support.etcd import Etcd, FleetEtcd, StartEtcd  # noqa: E402
 from tests.support.fleet import Fleet  # noqa: E402
-from tests.support.machine import NEEDS  # noqa: E402
 from tests.support.node import Gearmand, Node  # noqa: E402
 from tests.support.peer import Peer  # noqa: E402
 
@@ -140,17 +139,3 @@ _function_numbers = count(1)
 def function() -> bytes:
     """A function name that no other test uses."""
     return b"function-%d" % next(_function_numbers)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what this machine could not test, and how to change that."""
-    reasons: dict[str, int] = {}
-    for report in terminalreporter.stats.get("skipped", []):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        reason = reason.removeprefix("Skipped: ")
-        if reason.startswith(NEEDS):
-            reasons[reason] = reasons.get(reason, 0) + 1
-    if reasons:
-        terminalreporter.section("not tested on this machine")
-        for reason, tests in sorted(reasons.items()):
-            terminalreporter.line(f"{tests:4d} tests: {reason}")

@@ -43,9 +43,16 @@ class FailingCalls:
     def fail(self, call: str, last_good: str = "") -> None:
         """`pwrite` fails as on a full disk, `fdatasync` as on a broken one; with `fdatasync-hangs` it takes
         until `heal`, if given only in segments that come after the one named `last_good`."""
+        self._write(f"{call} {last_good}")
+
+    def slow_down(self, seconds: float) -> None:
+        """Each fdatasync takes so much longer."""
+        self._write(f"fdatasync-slow {seconds}")
+
+    def _write(self, text: str) -> None:
         new = self._path.with_suffix(".new")
-        new.write_text(f"{call} {last_good}")
+        new.write_text(text)
         new.replace(self._path)
 
     def heal(self) -> None:
-        self._path.unlink()
+        self._path.unlink(missing_ok=True)

@@ -35,6 +35,10 @@ if _failing_calls_path:
         except FileNotFoundError:
             return []
 
+    def _delay_seconds() -> float:
+        call, *seconds = _words() or [""]
+        return float(seconds[0]) if call == "fdatasync-slow" else 0.0
+
     def _hangs(descriptor: int) -> bool:
         call, *last_good = _words() or [""]
         name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -51,6 +55,7 @@ if _failing_calls_path:
     def _fdatasync(descriptor: int) -> None:
         if "fdatasync" in _words():
             raise OSError(errno.EIO, os.strerror(errno.EIO))
+        time.sleep(_delay_seconds())
         while _hangs(descriptor):
             time.sleep(0.01)
         _real_fdatasync(descriptor)

@@ -1,0 +1,242 @@
+"""FaultyFleet: what can go wrong, as verbs and blocks that record themselves in the fleet's history.
+
+with fleet.killed("a"): ...                     # a block heals its fault at its end
+fleet.kill("a")                                 # a verb is healed by its counterpart, or by `heal`
+fleet.restart("a")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from chaos_tests.live.proxies import BOTH, Link, Stream, Toxic, black_hole
+from chaos_tests.live.wired import WiredFleet
+from cluster.drill.history import History
+from tests.support.etcd import EtcdMember
+
+Action = Callable[[], object]
+Cut = tuple[Link, Sequence[Stream]]  # a link, and what is lost on it
+
+
+class FaultyFleet(WiredFleet):
+    """See the module's docstring."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.history = History()
+        self._undo: dict[int, Action] = {}  # of the faults that have not ended
+        self._gone: dict[str, int] = {}  # nodes killed or frozen: the fault's number
+        super().__init__(*arguments, **options)
+
+    # ---- the books
+
+    def _begin(self, name: str, touches: Iterable[str], undo: Action, note: str = "") -> int:
+        """Record a fault, before it is done. `undo` ends it however it stands then."""
+        number = self.history.fault(name, *dict.fromkeys(touches), note=note)
+        self._undo[number] = undo
+        return number
+
+    def _end(self, number: int) -> None:
+        """End a fault, if it has not ended."""
+        undo = self._undo.pop(number, None)
+        if undo is not None:
+            undo()
+            self.history.healed(number)
+
+    @contextmanager
+    def _fault(
+        self, name: str, touches: Iterable[str], do: Action, undo: Action, note: str = ""
+    ) -> Iterator[None]:
+        number = self._begin(name, touches, undo, note)
+        do()
+        try:
+            yield
+        finally:
+            self._end(number)
+
+    def heal(self) -> None:
+        """End all faults that have not ended, the last one first."""
+        for number in sorted(self._undo, reverse=True):
+            self._end(number)
+
+    # ---- processes
+
+    def kill(self, *names: str) -> None:
+        """kill -9, all at once. Whoever connects then is refused, as by a machine that is still there."""
+        for name in names:
+            self._gone[name] = self._begin("kill -9", [name], partial(self._revive, name))
+        super().kill(*names)
+        for link in self.links(*(f"*>{name}" for name in names)):
+            link.down()
+
+    def vanish(self, *names: str) -> None:
+        """The machine is gone: whoever speaks to it hears nothing, and nothing refuses."""
+        for name in names:
+            self._gone[name] = self._begin("vanish", [name], partial(self._revive, name))
+        for link in self.links(*(f"{name}>*" for name in names), *(f"*>{name}" for name in names)):
+            link.poison(black_hole())
+        super().kill(*names)
+
+    def _revive(self, name: str) -> None:
+        self._gone.pop(name, None)
+        for link in self.links(f"{name}>*", f"*>{name}"):
+            link.heal()
+        if not self.nodes[name].running:
+            self.nodes[name].spawn()
+
+    def restart(self, *names: str) -> None:
+        """Start nodes again that were killed or have vanished."""
+        for name in names:
+            self._end(self._gone[name])
+
+    @contextmanager
+    def killed(self, *names: str) -> Iterator[None]:
+        self.kill(*names)
+        try:
+            yield
+        finally:
+            self.restart(*(name for name in names if name in self._gone))
+
+    def freeze(self, *names: str) -> None:
+        """SIGSTOP: connections stand, nothing is answered."""
+        for name in names:
+            self._gone[name] = self._begin("freeze", [name], partial(self._thaw, name))
+            super().freeze(name)
+
+    def _thaw(self, name: str) -> None:
+        self._gone.pop(name, None)
+        if self.nodes[name].running:
+            super().wake(name)
+
+    def wake(self, *names: str) -> None:
+        for name in names:
+            self._end(self._gone[name])
+
+    @contextmanager
+    def frozen(self, *names: str) -> Iterator[None]:
+        self.freeze(*names)
+        try:
+            yield
+        finally:
+            self.wake(*(name for name in names if name in self._gone))
+
+    # ---- links
+
+    @contextmanager
+    def poisoned(self, toxic: Toxic, *links: str, streams: Sequence[Stream] = BOTH) -> Iterator[None]:
+        """Any toxic on links: `poisoned(latency(100, jitter_ms=50), "a>b", "client>*")`."""
+        with self._cuts(toxic.kind, [(link, streams) for link in self.links(*links)], toxic):
+            yield
+
+    @contextmanager
+    def refused(self, *links: str) -> Iterator[None]:
+        """Connections break, new ones are refused."""
+        found = self.links(*links)
+        with self._fault(
+            "refused",
+            [_touch(link) for link in found],
+            lambda: _each(Link.down, found),
+            lambda: _each(Link.up, found),
+        ):
+            yield
+
+    @contextmanager
+    def partition(self, *sides: str, etcd: str | None = None) -> Iterator[None]:
+        """Nodes of different sides do not hear each other: `partition("a", "bc")`.
+
+        `etcd`: nodes that still reach it; None for all of them. Clients and workers reach every node.
+        """
+        pairs = [
+            (one, other) for side in sides for one in side for other in "".join(sides) if other not in side
+        ]
+        cuts: list[Cut] = [(self.link(f"{one}>{other}"), BOTH) for one, other in pairs]
+        if etcd is not None:
+            cut_off = set(self.nodes) - set(etcd)
+            cuts += [(link, BOTH) for name in sorted(cut_off) for link in self.links(f"{name}>etcd-*")]
+        shape = " | ".join(sides) + ("" if etcd is None else f", etcd for {etcd or 'nobody'}")
+        with self._cuts(f"partition {shape}", cuts):
+            yield
+
+    @contextmanager
+    def one_way(self, speaker: str, *listeners: str) -> Iterator[None]:
+        """What `speaker` sends to these nodes, or to "etcd", is lost; what they send arrives."""
+        cuts: list[Cut] = []
+        for listener in listeners:
+            if listener == "etcd":
+                cuts += [(link, ["upstream"]) for link in self.links(f"{speaker}>etcd-*")]
+            else:
+                cuts.append((self.link(f"{speaker}>{listener}"), ["upstream"]))
+                cuts.append((self.link(f"{listener}>{speaker}"), ["downstream"]))
+        with self._cuts(f"one way {speaker} to {' '.join(listeners)}", cuts):
+            yield
+
+    @contextmanager
+    def _cuts(self, name: str, cuts: Sequence[Cut], toxic: Toxic | None = None) -> Iterator[None]:
+        poison = toxic or black_hole()
+        done: list[tuple[Link, list[str]]] = []
+
+        def cut() -> None:
+            for link, streams in cuts:
+                done.append((link, link.poison(poison, *streams)))
+
+        def mend() -> None:
+            for link, names in done:
+                link.cure(*names)
+
+        note = "" if toxic is None else " ".join(f"{key}={value}" for key, value in toxic.attributes.items())
+        with self._fault(name, [_touch(link) for link, _ in cuts], cut, mend, note):
+            yield
+
+    # ---- disks
+
+    @contextmanager
+    def slow_disk(self, name: str, seconds: float) -> Iterator[None]:
+        """Each fsync of this node takes so much longer."""
+        disk = self.disks[name]
+        with self._fault("slow disk", [name], lambda: disk.slow_down(seconds), disk.heal, f"{seconds:g} s"):
+            yield
+
+    # ---- etcd
+
+    @contextmanager
+    def etcd_killed(self, *members: EtcdMember) -> Iterator[None]:
+        """kill -9 of these members; without any, of all of them."""
+        victims = members or tuple(self.etcd.members)
+
+        def kill() -> None:
+            for member in victims:
+                member.kill()
+
+        names = " ".join(member.name for member in victims)
+        with self._fault("kill -9 of etcd", ["etcd"], kill, self.etcd.start, names):
+            yield
+
+    @contextmanager
+    def etcd_frozen(self, *members: EtcdMember) -> Iterator[None]:
+        victims = members or tuple(self.etcd.members)
+
+        def freeze() -> None:
+            for member in victims:
+                member.suspend()
+
+        def wake() -> None:
+            for member in victims:
+                member.resume()
+            self.etcd.wait()
+
+        names = " ".join(member.name for member in victims)
+        with self._fault("freeze of etcd", ["etcd"], freeze, wake, names):
+            yield
+
+
+def _each(action: Callable[[Link], None], links: Iterable[Link]) -> None:
+    for link in links:
+        action(link)
+
+
+def _touch(link: Link) -> str:
+    """A link's name in a history: there is one etcd."""
+    who, _, where = link.name.partition(">")
+    return f"{who}>etcd" if where.startswith("etcd") else link.name

@@ -1,0 +1,138 @@
+"""WiredFleet: three etcd members, nodes, and a proxy in every link between them and those that use them.
+
+Links are called after who opens them: `a>b` between nodes (the one whose name sorts first opens the stream;
+the other way there are only probes and questions), `a>etcd-0`, `client>a`, `w1>a`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from chaos_tests.live.proxies import Address, Link, Proxies
+from tests.support.etcd import Etcd
+from tests.support.faulty import FailingCalls
+from tests.support.fleet import SHORT_LEASE, Fleet, FleetNode
+
+
+class WiredFleet(Fleet):
+    """Without options its leases are short."""
+
+    def __init__(
+        self,
+        directory: Path,
+        names: Sequence[str] = "abc",
+        *options: str,
+        spare: Sequence[str] = "",
+        etcd_options: Sequence[str] = (),
+        environments: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """`spare`: nodes that may join later; the links to them exist from the beginning. `environments`: of
+        nodes that are to have one of their own."""
+        self.proxies = Proxies()
+        self.disks: dict[str, FailingCalls] = {}
+        self._environments = dict(environments or {})
+        self._nodes_at: dict[str, str] = {}  # by the address of a link
+        self._wired = False
+        directory.mkdir(parents=True, exist_ok=True)
+        etcd = Etcd(3, *etcd_options)
+        super().__init__(directory, (*names, *spare), *(options or SHORT_LEASE), etcd=etcd, fleet="chaos")
+        self._own_etcd = True
+        self.spare = {name: self.nodes.pop(name) for name in spare}
+
+    @property
+    def all_nodes(self) -> dict[str, FleetNode]:
+        """Those that wait to join, too."""
+        return {**self.nodes, **self.spare}
+
+    def make(self, name: str, *options: str, **settings: Any) -> FleetNode:
+        disk = self.disks[name] = FailingCalls(self.directory / f"{name}.faults")
+        environment = {**disk.environment, **self._environments.get(name, {})}
+        node = self.nodes[name] = FleetNode(
+            name,
+            self.directory / name,
+            *("--fleet", self.fleet, *self._options, *options),
+            **{**self._settings, **settings, "environment": environment},
+        )
+        return node
+
+    def start(self, *, wait: bool = True) -> WiredFleet:
+        """Start etcd, the proxies, and all nodes that do not run but the spare ones."""
+        if not self._wired:
+            self.proxies.start()
+            self._wire()
+            self._wired = True
+        super().start(wait=wait)
+        return self
+
+    def join(self, *names: str) -> None:
+        """Start spare nodes."""
+        for name in names:
+            node = self.nodes[name] = self.spare.pop(name)
+            node.spawn()
+
+    def leave(self, name: str) -> None:
+        """Drain a node for good; it is spare again."""
+        self.drain(name)
+        self.spare[name] = self.nodes.pop(name)
+
+    def close(self) -> None:
+        for node in self.spare.values():
+            node.close()
+        super().close()
+        self.proxies.close()
+
+    # ---- links
+
+    def _wire(self) -> None:
+        """Proxies for the links that nodes open; those of clients and workers are made when asked for."""
+        nodes = self.all_nodes
+        for node in nodes.values():
+            members = [self.link(f"{node.name}>{member.name}") for member in self.etcd.members]
+            node.options += ["--etcd", ",".join(_text(link.address) for link in members)]
+            for other in nodes.keys() - {node.name}:
+                link = self.link(f"{node.name}>{other}")
+                node.options += ["--peer-remap", f"{other}={_text(link.address)}"]
+
+    def link(self, name: str) -> Link:
+        """The link of this name, made when it is not there."""
+        if name in self.proxies.links:
+            return self.proxies.links[name]
+        who, _, where = name.partition(">")
+        nodes = self.all_nodes
+        if where in nodes:
+            port = nodes[where].peer_port if who in nodes else nodes[where].port
+            return self.proxies.link(name, (nodes[where].host, port))
+        member = next(member for member in self.etcd.members if member.name == where)
+        return self.proxies.link(name, (member.host, member.port))
+
+    def links(self, *patterns: str) -> list[Link]:
+        """All links whose names match one of them: `links("a>*", "*>a")`."""
+        found = [
+            link
+            for name, link in self.proxies.links.items()
+            if any(fnmatchcase(name, pattern) for pattern in patterns)
+        ]
+        assert found, f"no link is called {' or '.join(patterns)}"
+        return found
+
+    # ---- how clients and workers reach the nodes (see workload.Roads)
+
+    def servers(self, who: str) -> list[str]:
+        return [_text(self.link(f"{who}>{name}").address) for name in self.nodes]
+
+    def remap(self, who: str) -> Mapping[Address, Address]:
+        nodes = self.all_nodes.values()
+        return {(node.host, node.port): self.link(f"{who}>{node.name}").address for node in nodes}
+
+    def node_at(self, server: str) -> str:
+        if server not in self._nodes_at:
+            for name, link in self.proxies.links.items():
+                self._nodes_at[_text(link.address)] = name.partition(">")[2]
+        return self._nodes_at.get(server, "")
+
+
+def _text(address: Address) -> str:
+    return "{}:{}".format(*address)

@@ -1,0 +1,267 @@
+"""What runs while things go wrong: clients and workers of every kind, at a steady, moderate rate.
+
+    background     most of the jobs, of three priorities; each tenth repeats a recent key, to be coalesced
+    ordered        one caller who waits for each acknowledgement, and one worker that takes one job at a time
+    foreground     callers who wait for the result, and check it
+    stock          a libgearman client and worker in processes of their own (see stock.py)
+
+HAClients and HAWorkers are their asyncio kin, all in one thread. Each reaches the nodes over links of its
+own, so that each can be cut off by itself. Everything is recorded in a history; nothing is concluded here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Protocol
+from zlib import crc32
+
+from benchmarks.fleet_load import LoopInThread
+from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext, JobFailed
+from client_ha.flight import Priority
+from cluster.drill.history import History, Kind
+from tests.support.waiting import eventually
+
+SLOTS: Final = 1024
+CALLERS: Final = 32  # of background jobs; each waits for its acknowledgement
+ASKERS: Final = 4
+ORDERED_PERIOD_SECONDS: Final = 0.05
+ASK_PERIOD_SECONDS: Final = 0.2
+SUBMIT_SECONDS: Final = 60.0  # longer than any fault lasts: then a caller gives up, and nobody knows
+CONCURRENCY: Final = 16  # jobs at a time, of each worker
+REPEAT_EVERY: Final = 10  # background jobs
+FAIL_EVERY: Final = 100
+RECENT_KEYS: Final = 30
+WARM_UP_JOBS: Final = 50
+_PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "normal", "low")
+
+
+class Roads(Protocol):
+    """How somebody reaches the nodes; a ChaosFleet."""
+
+    def servers(self, who: str) -> Sequence[str]:
+        """Addresses of the links of this client or worker, one for each node."""
+
+    def remap(self, who: str) -> Mapping[tuple[str, int], tuple[str, int]]:
+        """From what nodes advertise to those links."""
+
+    def node_at(self, server: str) -> str:
+        """The node that such a link leads to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How much of what. The defaults leave a small machine room for the fleet."""
+
+    rate: float = 60.0  # background jobs a second
+    job_seconds: float = 0.02
+    clients: tuple[str, ...] = ("client",)
+    workers: tuple[str, ...] = ("w1", "w2")
+    askers: int = ASKERS
+    ordered: bool = True
+    seed: int = 1
+
+
+class Workload:
+    """See the module's docstring. A context manager: entering returns when jobs flow."""
+
+    def __init__(self, roads: Roads, history: History, name: str, shape: Shape | None = None) -> None:
+        """`name` begins the names of its functions, so that nobody else's jobs are taken for its own."""
+        self.history = history
+        self.shape = shape or Shape()
+        self.name = name
+        self.acknowledged = 0
+        self.wrong_results: list[str] = []
+        self._roads = roads
+        self._dice = random.Random(self.shape.seed)
+        self._numbers = itertools.count()
+        self._recent: deque[str] = deque(maxlen=RECENT_KEYS)
+        self._stop = asyncio.Event()
+        self._clients: list[AsyncHAClient] = []
+        self._workers: list[AsyncHAWorker] = []
+        self._callers: list[asyncio.Task[None]] = []
+        self._thread: LoopInThread | None = None
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}.{part}" for part in ("work", "ordered", "ask"))
+
+    # ---- life
+
+    def __enter__(self) -> Workload:
+        logging.getLogger("client_ha").setLevel(logging.CRITICAL)  # that nodes die is the point here
+        self._thread = LoopInThread("workload")
+        self._thread.run(self._start())
+        self.flow(WARM_UP_JOBS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is not None:
+            self._thread.run(self._close())
+            self._thread.close()
+            self._thread = None
+
+    async def _start(self) -> None:
+        work, ordered, ask = self.functions
+        for name in self.shape.workers:
+            await self._start_worker(name, CONCURRENCY, work, ask)
+        if self.shape.ordered:
+            await self._start_worker("w-ordered", 1, ordered)
+        for name in self.shape.clients:
+            self._clients.append(
+                AsyncHAClient(
+                    self._roads.servers(name),
+                    address_remap=self._roads.remap(name),
+                    submit_timeout=SUBMIT_SECONDS,
+                )
+            )
+        callers: list[Coroutine[Any, Any, None]] = [self._submit_work(number) for number in range(CALLERS)]
+        callers += [self._ask(number) for number in range(self.shape.askers)]
+        if self.shape.ordered:
+            callers.append(self._submit_in_order())
+        self._callers = [asyncio.create_task(caller) for caller in callers]
+
+    async def _start_worker(self, name: str, concurrency: int, *functions: str) -> None:
+        worker = AsyncHAWorker(
+            self._roads.servers(name),
+            address_remap=self._roads.remap(name),
+            concurrency=concurrency,
+            client_id=name,
+            drain_seconds=5.0,
+        )
+        for function in functions:
+            worker.task(function)(self._task(name))
+        await worker.__aenter__()
+        self._workers.append(worker)
+
+    def stop(self) -> None:
+        """No more submits; returns when those under way have ended, one way or the other."""
+        assert self._thread is not None
+
+        async def ended() -> None:
+            self._stop.set()
+            await asyncio.gather(*self._callers)
+
+        self._thread.run(ended())
+
+    async def _close(self) -> None:
+        self._stop.set()
+        for caller in self._callers:
+            caller.cancel()
+        await asyncio.gather(*self._callers, return_exceptions=True)
+        for client in self._clients:
+            await client.close()
+        for worker in self._workers:
+            await worker.__aexit__(None, None, None)
+
+    # ---- for whoever waits
+
+    def flow(self, jobs: int = 30, timeout_seconds: float = SUBMIT_SECONDS) -> None:
+        """Wait until so many more are acknowledged."""
+        until = self.acknowledged + jobs
+        eventually(lambda: self.acknowledged >= until, timeout_seconds=timeout_seconds)
+
+    # ---- callers
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not when it is time to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            pass
+
+    async def _submit_work(self, number: int) -> None:
+        period = CALLERS / self.shape.rate
+        await self._pause(period * number / CALLERS)
+        client = self._clients[number % len(self._clients)]
+        while not self._stop.is_set():
+            unique = f"{next(self._numbers):06d}"
+            if self._recent and self._dice.randrange(REPEAT_EVERY) == 0:
+                unique = self._dice.choice(self._recent)
+            self._recent.append(unique)
+            priority = self._dice.choice(_PRIORITIES)
+            await self._call(client, self.functions[0], unique, priority)
+            await self._pause(period * self._dice.uniform(0.5, 1.5))
+
+    async def _submit_in_order(self) -> None:
+        """Into two slots only, so that there is an order to be kept."""
+        function = self.functions[1]
+        slots = {_slot(function, f"ordered-{number}") for number in range(2)}
+        uniques = (f"o{number:06d}" for number in itertools.count())
+        for order, unique in enumerate((u for u in uniques if _slot(function, u) in slots), 1):
+            if self._stop.is_set():
+                return
+            await self._call(self._clients[0], function, unique, "normal", order)
+            await self._pause(ORDERED_PERIOD_SECONDS)
+
+    async def _ask(self, number: int) -> None:
+        """Foreground jobs. One that is submitted again by the client is still the same call."""
+        client = self._clients[number % len(self._clients)]
+        function = self.functions[2]
+        while not self._stop.is_set():
+            unique = f"a{next(self._numbers):06d}"
+            call = self.history.submit(f"{function}/{unique}")
+            try:
+                job = await client.submit(function, unique, unique=unique, timeout=SUBMIT_SECONDS)
+                result = await job.result()
+            except GearfleetError as error:
+                self.history.unknown(call, str(error))
+            else:
+                self.history.ack(call, handle=job.handle or "", node=self._roads.node_at(job.server or ""))
+                self.history.result(call, text=result.decode())
+                if result.decode() != unique:
+                    self.wrong_results.append(f"{function}/{unique}: {result!r}")
+            await self._pause(ASK_PERIOD_SECONDS)
+
+    async def _call(
+        self, client: AsyncHAClient, function: str, unique: str, priority: Priority, order: int = 0
+    ) -> None:
+        call = self.history.submit(f"{function}/{unique}", priority=priority, order=order)
+        try:
+            job = await client.submit(function, unique, unique=unique, priority=priority, background=True)
+        except GearfleetError as error:
+            # Also a refusal: it may be that of a second try, and the first one was taken.
+            self.history.unknown(call, str(error))
+        else:
+            self.history.ack(call, handle=job.handle or "", node=self._roads.node_at(job.server or ""))
+            self.acknowledged += 1
+
+    # ---- the work
+
+    def _task(self, worker: str) -> Callable[[JobContext], Coroutine[Any, Any, bytes]]:
+        async def run(job: JobContext) -> bytes:
+            key = f"{job.function}/{job.unique}"
+            about = {"worker": worker, "handle": job.handle, "node": self._roads.node_at(job.server)}
+            self.history.run(key, **about)
+            try:
+                await asyncio.sleep(self.shape.job_seconds * 2 * self._dice.random())
+            except asyncio.CancelledError:
+                self.history.abandoned(key, **about)
+                raise
+            if crc32(job.unique.encode()) % FAIL_EVERY == 0 and not job.unique.startswith("a"):
+                self.history.failed(key, **about)
+                raise JobFailed
+            self.history.done(key, **about)
+            return job.payload
+
+        return run
+
+    @property
+    def under_way(self) -> int:
+        """Runs that have begun and not ended."""
+        begun = sum(event.kind is Kind.RUN for event in self.history.events)
+        ended = sum(event.kind in (Kind.DONE, Kind.FAILED, Kind.ABANDONED) for event in self.history.events)
+        return begun - ended
+
+
+def _slot(function: str, unique: str) -> int:
+    return crc32(f"{function}\0{unique}".encode()) & (SLOTS - 1)
