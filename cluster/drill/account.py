@@ -1,0 +1,340 @@
+"""A history in tables: which call got which job, who ran it, who led its slot, which faults touched it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from operator import attrgetter, itemgetter
+from typing import Final
+
+from cluster.drill.history import Event, History, Kind
+
+NEVER: Final = 1 << 62  # after all events
+
+
+class Call:
+    """A submit."""
+
+    __slots__ = ("acked", "begun", "handle", "key", "order", "outcome", "priority", "result", "slot")
+
+    def __init__(self, begun: int, event: Event) -> None:
+        self.begun = begun  # event
+        self.key = event.key
+        self.priority = event.priority
+        self.order = event.order
+        self.slot = event.slot
+        self.outcome: Kind | None = None
+        self.acked = NEVER
+        self.handle = ""
+        self.result = False
+
+    @property
+    def open(self) -> bool:
+        """Whether it may have made a job that nobody was told of."""
+        return self.outcome is None or self.outcome is Kind.UNKNOWN
+
+
+class Run:
+    """A job with a worker. `free`: the worker's last end before, so it was not given earlier; -1: none."""
+
+    __slots__ = ("begun", "free", "node", "outcome", "worker")
+
+    def __init__(self, begun: int, worker: str, node: str, free: int) -> None:
+        self.begun = begun
+        self.worker = worker
+        self.node = node
+        self.free = free
+        self.outcome: Kind | None = None
+
+
+class Job:
+    """What has one handle."""
+
+    __slots__ = (
+        "acked",
+        "begun",
+        "call",
+        "ended",
+        "epoch",
+        "failed",
+        "foreground",
+        "handle",
+        "key",
+        "runs",
+        "slot",
+    )
+
+    def __init__(self, handle: str, key: str) -> None:
+        self.handle = handle
+        self.key = key
+        self.call: Call | None = None  # the first that was acknowledged with it
+        self.acked = NEVER  # then
+        self.begun = NEVER  # the earliest call that may have made it
+        self.ended = NEVER  # the first end of a run
+        self.failed = False
+        self.runs: list[Run] = []
+        self.slot, self.epoch, self.foreground = place(handle)
+
+    @property
+    def first_run(self) -> int:
+        return self.runs[0].begun if self.runs else NEVER
+
+    @property
+    def known_from(self) -> int:
+        """It was there then, at the latest."""
+        return min(self.acked, self.first_run)
+
+
+def place(handle: str) -> tuple[int, int, bool]:
+    """Slot and epoch of a handle, and whether its job is a foreground job; -1 where it does not tell."""
+    parts = handle[handle.rfind(":") + 1 :].split(".")
+    try:
+        if len(parts) != 3:
+            return -1, -1, False
+        if parts[1][0] == "t":
+            return int(parts[0], 16), -1, True
+        return int(parts[0], 16), int(parts[1], 16), False
+    except (ValueError, IndexError):
+        return -1, -1, False
+
+
+def has_unique(key: str) -> bool:
+    """Whether jobs of this key join."""
+    return key != "" and key[-1] != "/"
+
+
+class Fault:
+    """From when to when; one that was never healed lasts."""
+
+    __slots__ = ("event", "healed")
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.healed = float("inf")
+
+
+class Worker:
+    """Whether it is free."""
+
+    __slots__ = ("busy", "free", "several")
+
+    def __init__(self) -> None:
+        self.busy = 0
+        self.free = -1  # since this event
+        self.several = False  # it takes several jobs at a time
+
+
+class Account:
+    """Calls, jobs, runs and leaders of a history; events are named by their index in `events`."""
+
+    def __init__(self, history: History) -> None:
+        # Sorted already, or nearly, except for what other hands have put together.
+        self.events = sorted(history.events, key=attrgetter("at"))
+        self.calls: dict[int, Call] = {}
+        self.jobs: dict[str, Job] = {}  # by handle
+        # By key: nearly all have one call and one job, so only others have a list.
+        self.first_call: dict[str, Call] = {}
+        self.several_calls: dict[str, list[Call]] = {}
+        self.first_job: dict[str, Job] = {}
+        self.several_jobs: dict[str, list[Job]] = {}
+        self.workers: dict[str, Worker] = {}
+        self.faults: dict[int, Fault] = {}
+        self.nodes: set[str] = set()
+        self.leads: dict[int, list[tuple[float, str]]] = {}  # slot -> since when who led it
+        # Slot and epoch -> who led, or made handles, and the first event that tells.
+        self.leaders: dict[tuple[int, int], dict[str, int]] = {}
+        self.makers: dict[tuple[int, int], dict[str, int]] = {}
+        self.two_keys: list[tuple[int, Job, str]] = []  # where a job's handle comes with another key
+        self._read()
+        self._attribute_jobs()
+        self._attribute_slots()
+
+    # ---- reading
+
+    def _read(self) -> None:
+        bare: list[tuple[int, Event]] = []
+        for index, event in enumerate(self.events):
+            kind = event.kind
+            if kind is Kind.SUBMIT:
+                call = self.calls[event.call] = Call(index, event)
+                first = self.first_call.setdefault(event.key, call)
+                if first is not call:
+                    self.several_calls.setdefault(event.key, [first]).append(call)
+            elif kind is Kind.ACK:
+                self._acknowledged(index, event)
+            elif kind is Kind.RUN or kind is Kind.DONE or kind is Kind.FAILED or kind is Kind.ABANDONED:
+                if event.node:
+                    self.nodes.add(event.node)
+                if event.handle:
+                    self._ran(index, event, self._job(event.handle, event.key))
+                else:
+                    bare.append((index, event))
+            elif kind is Kind.REFUSED or kind is Kind.UNKNOWN:
+                self._not_acknowledged(event)
+            elif kind is Kind.RESULT:
+                if (waiting := self.calls.get(event.call)) is not None:
+                    waiting.result = True
+            elif kind is Kind.FAULT:
+                self.faults[event.fault] = Fault(event)
+            elif kind is Kind.HEALED:
+                if (fault := self.faults.get(event.fault)) is not None:
+                    fault.healed = min(fault.healed, event.at)
+            elif kind is Kind.LEADS:
+                self.nodes.add(event.node)
+                self.leads.setdefault(event.slot, []).append((event.at, event.node))
+                self.leaders.setdefault((event.slot, event.epoch), {}).setdefault(event.node, index)
+        for index, event in bare:
+            self._ran(index, event, self._job_of_bare_run(index, event))
+
+    def _job(self, handle: str, key: str) -> Job:
+        job = self.jobs.get(handle)
+        if job is None:
+            job = self.jobs[handle] = Job(handle, key)
+            if key:
+                self._index(job)
+        elif key and not job.key:
+            job.key = key
+            self._index(job)
+        return job
+
+    def _index(self, job: Job) -> None:
+        first = self.first_job.setdefault(job.key, job)
+        if first is not job:
+            self.several_jobs.setdefault(job.key, [first]).append(job)
+
+    def _acknowledged(self, index: int, event: Event) -> None:
+        call = self.calls.get(event.call)
+        if call is None:
+            return
+        if event.node:
+            self.nodes.add(event.node)
+        job = self._job(event.handle or f"? {call.key}", call.key)
+        if job.key != call.key:
+            self.two_keys.append((index, job, call.key))
+        # A foreground job that its client submitted again has another handle then: the last one counts.
+        call.outcome, call.handle, call.acked = Kind.ACK, job.handle, index
+        if call.slot < 0:
+            call.slot = job.slot
+        if job.call is None:
+            job.call = call
+            job.acked = index
+
+    def _not_acknowledged(self, event: Event) -> None:
+        call = self.calls.get(event.call)
+        if call is None:
+            return
+        if call.outcome is not Kind.ACK:
+            call.outcome = event.kind
+        elif self.jobs[call.handle].foreground:
+            call.outcome = Kind.UNKNOWN  # it had begun
+
+    def _job_of_bare_run(self, index: int, event: Event) -> Job:
+        """Whoever wrote this does not know handles: the newest job of the key."""
+        for job in reversed(self.jobs_of(event.key)):
+            if job.call is not None and job.call.begun < index:
+                return job
+        return self._job(f"? {event.key}", event.key)
+
+    def _ran(self, index: int, event: Event, job: Job) -> None:
+        worker = self.workers.get(event.worker)
+        if worker is None:
+            worker = self.workers[event.worker] = Worker()
+        if event.kind is Kind.RUN:
+            if event.key and job.key != event.key:
+                self.two_keys.append((index, job, event.key))
+            worker.several |= worker.busy > 0
+            worker.busy += 1
+            job.runs.append(Run(index, event.worker, event.node, worker.free))
+            return
+        run = next((r for r in reversed(job.runs) if r.worker == event.worker and r.outcome is None), None)
+        if run is None:  # its beginning was not written down
+            run = Run(index, event.worker, event.node, -1)
+            job.runs.append(run)
+        else:
+            worker.busy -= 1
+        worker.free = index
+        run.outcome = event.kind
+        if event.kind is not Kind.ABANDONED and job.ended == NEVER:
+            job.ended = index
+            job.failed = event.kind is Kind.FAILED
+
+    def _attribute_jobs(self) -> None:
+        """When each job may have been made first."""
+        first_open: dict[str, int] = {}
+        for call in self.calls.values():
+            if call.handle:
+                job = self.jobs[call.handle]
+                job.begun = min(job.begun, call.begun)
+            elif call.slot < 0 and (known := self.first_job.get(call.key)) is not None:
+                call.slot = known.slot
+            if call.open:
+                first_open.setdefault(call.key, call.begun)
+        for key, begun in first_open.items():
+            for job in self.jobs_of(key):
+                job.begun = min(job.begun, begun)
+
+    def _attribute_slots(self) -> None:
+        """Who led what, as far as handles tell: a node's begin with H:NAME, unless it was told otherwise."""
+        made: dict[int, list[tuple[int, str]]] = {}
+        for job in self.jobs.values():
+            if job.epoch < 0 or job.known_from == NEVER:
+                continue
+            prefix = job.handle[: job.handle.rfind(":")]
+            makers = self.makers.setdefault((job.slot, job.epoch), {})
+            if job.known_from < makers.get(prefix, NEVER):
+                makers[prefix] = job.known_from
+        for where, makers in self.makers.items():
+            for prefix, index in makers.items():
+                name = prefix.removeprefix("H:")
+                made.setdefault(where[0], []).append((index, name))
+                if name in self.nodes:
+                    self.leaders.setdefault(where, {}).setdefault(name, index)
+        for slot, rows in made.items():
+            if slot not in self.leads:
+                self.leads[slot] = [(self.events[index].at, name) for index, name in sorted(rows)]
+
+    def calls_of(self, key: str) -> list[Call]:
+        more = self.several_calls.get(key)
+        if more is not None:
+            return more
+        one = self.first_call.get(key)
+        return [] if one is None else [one]
+
+    def jobs_of(self, key: str) -> list[Job]:
+        more = self.several_jobs.get(key)
+        if more is not None:
+            return more
+        one = self.first_job.get(key)
+        return [] if one is None else [one]
+
+    # ---- who led, what was touched
+
+    def led(self, slot: int, begin: float, end: float) -> set[str]:
+        """Who led the slot in this time, as far as known."""
+        leads = self.leads.get(slot, [])
+        first = bisect_left(leads, begin, key=itemgetter(0))
+        last = bisect_right(leads, end, key=itemgetter(0))
+        # With who led when it began; or, if that is not known, with the first of whom it is.
+        return {node for _, node in leads[max(0, first - 1) : max(1, last)]}
+
+    def fault_of(
+        self, workers: Iterable[str], nodes: set[str], begin: float, end: float, *, foreground: bool = False
+    ) -> Fault | None:
+        """One that touched any of them in this time. No nodes: nobody knows which, so any may be meant."""
+        for fault in self.faults.values():
+            if fault.event.at <= end and fault.healed >= begin:
+                for touched in fault.event.touches:
+                    if self._touches(touched, workers, nodes, foreground):
+                        return fault
+        return None
+
+    def _touches(self, touched: str, workers: Iterable[str], nodes: set[str], foreground: bool) -> bool:
+        if touched in ("all", "etcd"):
+            return True
+        ends = touched.split(">")
+        for end in ends:
+            if end in self.workers:  # the link of another worker is none of our business
+                return end in workers
+        if "client" in ends and not foreground:
+            return False
+        return any(not nodes or end in nodes for end in ends if end not in ("client", "etcd", "worker"))

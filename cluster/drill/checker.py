@@ -1,0 +1,544 @@
+"""Judges a history: was any promise of the fleet broken?
+
+What is true of this system, and how a history shows that it was not:
+
+lost              An acknowledged background job ends: some run of its handle is DONE or FAILED. A foreground
+                  call that was acknowledged ends for its caller: RESULT, or UNKNOWN when it gave up. Judged
+                  only after a full drain; a history that was not drained proves nothing and is not valid.
+unexpected        A job that runs was submitted before, by a call that was not refused. A call that timed out
+                  (UNKNOWN) or never returned may have made a job, or not.
+duplicated        A handle is one job for ever, so its second run is a duplicate. So is a handle that no call
+                  accounts for: each was made by a call of its own, acknowledged with it or of unknown end.
+                  At-least-once delivery allows a duplicate where a fault explains it: one that touched a
+                  worker of the two runs, a node that gave them or led the slot meanwhile, or etcd or all, and
+                  that lasted into the time from `grace_seconds` before the first run to the second. A link
+                  touches both its ends, but with a worker at one end only that worker; a link from a client
+                  touches only foreground jobs, which their client submits again. When nothing tells which
+                  nodes a job was on, a fault of any node may explain.
+coalescing        While a job lives its key has one handle. It lives at least from its first acknowledgement
+                  or run to its first end, as end is written down before it is sent. So two handles of one key
+                  must not overlap, and no call within that time may be acknowledged with another. With
+                  `remember_seconds` the life is longer by that: for fleets where all submits come from
+                  clients that repeat (HAClient). Cancelled jobs end unseen: a workload must not cancel.
+order             In a slot the jobs of one function and priority are given out in the order of their
+                  acknowledgements, and a higher priority first. "First" for submits is: acknowledged before
+                  the other was called. For runs: begun before the worker of the other, which takes one job at
+                  a time, was free for it. Only first runs count, and only of background jobs submitted with
+                  an `order`. Who may have been given out and lost by the way is excused: a fault touched a
+                  worker or a node of that slot between submit and run.
+split             In an epoch a slot has one primary. Broken when two nodes lead it in one epoch, by LEADS or
+                  by the handles they make (who answers a client proves nothing: any node passes submits on);
+                  when one handle names two jobs; and when a job is made in an epoch after a later one had
+                  already acknowledged: each commit of the later one outdated the primary of the earlier one.
+
+All comparisons are of the order of events, not of their times, except for the windows in seconds. Jobs
+without a unique join nothing and are known by their handles only. Foreground jobs live on one node, so they
+take no part in coalescing and order.
+"""
+
+from __future__ import annotations
+
+import gc
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from cluster.drill.account import NEVER, Account, Job, Run, has_unique
+from cluster.drill.history import Event, History, Kind
+
+GRACE_SECONDS: Final = 10.0  # a lease: so long after its end a fault still has effects
+GAP_SECONDS_MIN: Final = 0.5  # shorter waits for an acknowledgement are no gap worth keeping
+RETRY_SECONDS: Final = 1.0  # a submit so soon after a refused one waits for the same thing
+EXAMPLES: Final = 3  # of each broken promise, in `problems`
+_PRIORITIES: Final = {"high": 0, "normal": 1, "low": 2}
+
+
+class Finding(NamedTuple):
+    """One broken promise, or an explained duplicate."""
+
+    at: float
+    key: str
+    handle: str
+    text: str
+    fault: int = 0  # that explains it
+
+
+class Gap(NamedTuple):
+    """Submits of a slot waited, and none was acknowledged."""
+
+    slot: int
+    begun: float
+    seconds: float
+
+
+class Recovery(NamedTuple):
+    """How long after a fault a submit that was begun after it was first acknowledged where it struck."""
+
+    fault: Event
+    seconds: float | None  # None: none was
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What came of a history. `valid`: no promise was broken, and everything is over."""
+
+    submitted: int = 0  # calls
+    acknowledged: int = 0  # of these
+    refused: int = 0
+    unknown: int = 0  # timed out, cut off, or not answered by the end
+    done: int = 0  # jobs that ended, well or not
+    failed: int = 0  # of these: not well
+    runs: int = 0
+    unfinished: int = 0  # acknowledged background jobs that did not end; after a drain they are lost
+    seconds: float = 0.0
+    lost: list[Finding] = field(default_factory=list)
+    unexpected: list[Finding] = field(default_factory=list)
+    duplicated_explained: list[Finding] = field(default_factory=list)
+    duplicated_unexplained: list[Finding] = field(default_factory=list)
+    coalescing_broken: list[Finding] = field(default_factory=list)
+    order_broken: list[Finding] = field(default_factory=list)
+    split: list[Finding] = field(default_factory=list)
+    longest_gap_seconds: dict[int, float] = field(default_factory=dict)  # by slot; -1: the slot is not known
+    gaps: list[Gap] = field(default_factory=list)  # those of GAP_SECONDS_MIN and longer
+    recoveries: list[Recovery] = field(default_factory=list)
+    ack_seconds_p50: float = 0.0
+    ack_seconds_p99: float = 0.0
+    ack_seconds_max: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def valid(self) -> bool:
+        return not self.problems
+
+
+def check(
+    history: History,
+    *,
+    drained: bool,
+    queued: int = 0,
+    running: int = 0,
+    grace_seconds: float = GRACE_SECONDS,
+    remember_seconds: float = 0.0,
+) -> Verdict:
+    """Judge. `drained`: workers ran until nothing came any more; `queued` and `running`: what the fleet says
+    that it still holds. About 20 s and 2 kB for each of a million jobs.
+    """
+    # Nothing here is garbage, and there is much of it.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _Check(history, grace_seconds, remember_seconds).verdict(drained, queued, running)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+class _Given(NamedTuple):
+    """The first time a job was given out: before `run` began, and after the event `after`."""
+
+    job: Job
+    run: Run
+    priority: int
+    after: int
+
+
+def _first_of_the_rest(queue: Sequence[_Given]) -> list[int]:
+    """For each position, which of those from there on was run first."""
+    first = list(range(len(queue)))
+    for position in range(len(queue) - 2, -1, -1):
+        if queue[first[position + 1]].run.begun < queue[position].run.begun:
+            first[position] = first[position + 1]
+    return first
+
+
+class _Check:
+    """One method for each promise."""
+
+    def __init__(self, history: History, grace_seconds: float, remember_seconds: float) -> None:
+        self._account = Account(history)
+        self._grace_seconds = grace_seconds
+        self._remember_seconds = remember_seconds
+        self._result = Verdict()
+
+    def verdict(self, drained: bool, queued: int, running: int) -> Verdict:
+        self._count()
+        self._check_ends(drained)
+        self._check_expected()
+        self._check_duplicates()
+        self._check_coalescing()
+        self._check_order()
+        self._check_split()
+        self._measure()
+        self._say_problems(drained, queued, running)
+        return self._result
+
+    def _report(self, into: list[Finding], index: int, job: Job, text: str, fault: int = 0) -> None:
+        into.append(Finding(self._account.events[index].at, job.key, job.handle, text, fault))
+
+    # ---- lost, unexpected
+
+    def _count(self) -> None:
+        result = self._result
+        result.seconds = self._account.events[-1].at if self._account.events else 0.0
+        result.submitted = len(self._account.calls)
+        for call in self._account.calls.values():
+            if call.outcome is Kind.REFUSED:
+                result.refused += 1
+            elif call.outcome is Kind.ACK:
+                result.acknowledged += 1
+            else:
+                result.unknown += 1
+        for job in self._account.jobs.values():
+            result.runs += len(job.runs)
+            result.done += job.ended != NEVER
+            result.failed += job.failed
+
+    def _check_ends(self, drained: bool) -> None:
+        for job in self._account.jobs.values():
+            if job.acked != NEVER and not job.foreground and job.ended == NEVER:
+                self._result.unfinished += 1
+                if drained:
+                    how = f"run {len(job.runs)} times and never finished" if job.runs else "never run"
+                    self._report(self._result.lost, job.acked, job, f"acknowledged, {how}")
+        if not drained:
+            return
+        for call in self._account.calls.values():
+            if call.outcome is Kind.ACK and not call.result:
+                job = self._account.jobs[call.handle]
+                if job.foreground:
+                    self._report(self._result.lost, call.acked, job, "its caller was never told the end")
+
+    def _check_expected(self) -> None:
+        first_open = min((call.begun for call in self._account.calls.values() if call.open), default=NEVER)
+        for job in self._account.jobs.values():
+            if not job.runs:
+                continue
+            begun = job.first_run
+            if not job.key:
+                if first_open > begun:
+                    self._report(self._result.unexpected, begun, job, "run, and nobody was ever told of it")
+                continue
+            calls = self._account.calls_of(job.key)
+            if any(call.begun < begun and call.outcome is not Kind.REFUSED for call in calls):
+                continue
+            if not calls:
+                why = "never submitted"
+            elif all(call.begun > begun for call in calls):
+                why = "before it was submitted"
+            else:
+                why = "only ever refused"
+            self._report(self._result.unexpected, begun, job, f"run, {why}")
+
+    # ---- duplicates
+
+    def _check_duplicates(self) -> None:
+        for job in self._account.jobs.values():
+            for first, second in zip(job.runs, job.runs[1:], strict=False):
+                self._duplicated(job, first, second, f"run by {first.worker} and by {second.worker}")
+        for key in self._keys_with_strangers():
+            self._check_accounted_for(key)
+
+    def _keys_with_strangers(self) -> set[str]:
+        """Those of jobs that were run though no call has their handle."""
+        told = {call.handle for call in self._account.calls.values()}
+        return {
+            job.key
+            for job in self._account.jobs.values()
+            if job.runs and job.handle not in told and job.key in self._account.first_call
+        }
+
+    def _check_accounted_for(self, key: str) -> None:
+        calls = self._account.calls_of(key)
+        told = {call.handle for call in calls}
+        jobs = sorted((job for job in self._account.jobs_of(key) if job.runs), key=lambda job: job.first_run)
+        open_calls = [call for call in calls if call.open and not call.handle]
+        used = 0
+        for position, job in enumerate(jobs):
+            if job.handle in told:
+                continue
+            if used < len(open_calls) and open_calls[used].begun < job.first_run:
+                used += 1
+                continue
+            if has_unique(key) and len(jobs) > 1:
+                other = jobs[position - 1] if position else jobs[1]
+                first, second = sorted((job.runs[0], other.runs[0]), key=lambda run: run.begun)
+                self._duplicated(job, first, second, f"run as {other.handle}, too: no submit made both")
+            elif any(call.begun < job.first_run and call.outcome is not Kind.REFUSED for call in calls):
+                self._report(self._result.unexpected, job.first_run, job, "run, and no submit made it")
+
+    def _duplicated(self, job: Job, first: Run, second: Run, text: str) -> None:
+        events = self._account.events
+        begin, end = events[first.begun].at - self._grace_seconds, events[second.begun].at
+        nodes = {run.node for run in (first, second) if run.node} | self._account.led(job.slot, begin, end)
+        if job.foreground and job.acked != NEVER and (node := events[job.acked].node):
+            nodes.add(node)
+        workers = (first.worker, second.worker)
+        fault = self._account.fault_of(workers, nodes, begin, end, foreground=job.foreground)
+        if fault is None:
+            self._report(self._result.duplicated_unexplained, second.begun, job, text)
+        else:
+            into = self._result.duplicated_explained
+            self._report(into, second.begun, job, f"{text}: {fault.event.text}", fault.event.fault)
+
+    # ---- coalescing
+
+    def _check_coalescing(self) -> None:
+        for key, jobs in self._account.several_jobs.items():
+            lives = [
+                (job.known_from, self._known_until(job), job)
+                for job in jobs
+                if has_unique(key) and not job.foreground and job.known_from != NEVER
+            ]
+            if len(lives) > 1:
+                lives.sort(key=lambda life: life[:2])
+                self._check_lives(lives)
+                self._check_answers(key, lives)
+
+    def _known_until(self, job: Job) -> int:
+        """The key belongs to it until then, at least."""
+        if job.ended == NEVER or not self._remember_seconds:
+            return job.ended
+        until = self._account.events[job.ended].at + self._remember_seconds
+        return bisect_left(self._account.events, until, key=attrgetter("at"))
+
+    def _check_lives(self, lives: list[tuple[int, int, Job]]) -> None:
+        _, longest_until, longest = lives[0]
+        for begun, until, job in lives[1:]:
+            if begun < longest_until and until > begun:
+                text = f"made while {longest.handle} had the key"
+                self._report(self._result.coalescing_broken, begun, job, text)
+            if until > longest_until:
+                longest_until, longest = until, job
+
+    def _check_answers(self, key: str, lives: list[tuple[int, int, Job]]) -> None:
+        """Of calls that lie wholly within a job's life, and were answered with a job that was over."""
+        begins = [begun for begun, _, _ in lives]
+        for call in self._account.calls_of(key):
+            position = bisect_right(begins, call.begun) - 1
+            if call.outcome is not Kind.ACK or position < 0:
+                continue
+            _, until, job = lives[position]
+            answered = self._account.jobs[call.handle]
+            over = answered.known_from < call.begun and not answered.foreground
+            if call.acked < until and answered is not job and over:
+                text = f"answered while {job.handle} had the key"
+                self._report(self._result.coalescing_broken, call.acked, answered, text)
+
+    # ---- order
+
+    def _check_order(self) -> None:
+        queues: dict[tuple[str, int], list[_Given]] = {}
+        for job in self._account.jobs.values():
+            given = self._given(job)
+            if given is not None:
+                queues.setdefault((job.key.partition("/")[0], job.slot), []).append(given)
+        for queue in queues.values():
+            for priority in {given.priority for given in queue} if len(queue) > 1 else ():
+                same = [given for given in queue if given.priority == priority]
+                self._check_first_come(same)
+                self._check_priority(same, [given for given in queue if given.priority > priority])
+
+    def _given(self, job: Job) -> _Given | None:
+        call = job.call
+        if call is None or not call.order or job.foreground or not job.runs or job.slot < 0:
+            return None
+        several = self._account.several_calls.get(job.key)
+        if several is not None and len({one.priority for one in several}) > 1:
+            return None  # who knows which of them made it
+        run = job.runs[0]
+        surely_after = -1 if self._account.workers[run.worker].several else run.free
+        return _Given(job, run, _PRIORITIES.get(call.priority, 1), surely_after)
+
+    def _check_first_come(self, queue: list[_Given]) -> None:
+        """No job is given out surely after one that was surely submitted after it."""
+        queue.sort(key=lambda given: given.job.begun)
+        begins = [given.job.begun for given in queue]
+        first = _first_of_the_rest(queue)
+        for given in queue:
+            later = bisect_right(begins, given.job.known_from)
+            if later < len(queue):
+                self._compare(given, queue[first[later]], "was submitted later")
+
+    def _check_priority(self, queue: list[_Given], lower: list[_Given]) -> None:
+        """No job of lower priority is given out surely while one of `queue` waits."""
+        lower = sorted((given for given in lower if given.after >= 0), key=lambda given: given.after)
+        afters = [given.after for given in lower]
+        first = _first_of_the_rest(lower)
+        for given in queue:
+            later = bisect_right(afters, given.job.known_from)
+            if later < len(lower):
+                self._compare(given, lower[first[later]], "has a lower priority")
+
+    def _compare(self, given: _Given, other: _Given, which: str) -> None:
+        if other.run.begun < given.after and not self._excused(given.job, given.run):
+            text = f"given out after {other.job.handle}, which {which}"
+            self._report(self._result.order_broken, given.run.begun, given.job, text)
+
+    def _excused(self, job: Job, run: Run) -> bool:
+        """It may have been given to a worker that never told, or through a node that was lost."""
+        events = self._account.events
+        begin = events[min(job.begun, job.acked)].at - self._grace_seconds
+        end = events[run.begun].at
+        nodes = self._account.led(job.slot, begin, end)
+        if run.node:
+            nodes.add(run.node)
+        return self._account.fault_of(self._account.workers, nodes, begin, end) is not None
+
+    # ---- one primary per epoch
+
+    def _check_split(self) -> None:
+        for index, job, key in self._account.two_keys:
+            self._report(self._result.split, index, job, f"{job.handle} is {job.key}, and it is {key}")
+        # Nodes may all have been told one prefix for their handles; two prefixes are two nodes.
+        for where in self._account.leaders.keys() | self._account.makers.keys():
+            leaders = self._account.leaders.get(where, {})
+            makers = self._account.makers.get(where, {})
+            both = max(leaders, makers, key=len)
+            if len(both) > 1:
+                text = f"slot {where[0]}, epoch {where[1]}: {' and '.join(sorted(both))} lead it"
+                self._result.split.append(Finding(self._account.events[max(both.values())].at, "", "", text))
+        self._check_epochs_grow()
+
+    def _check_epochs_grow(self) -> None:
+        newest: dict[int, tuple[list[int], list[int]]] = {}  # slot -> events, and the epoch known by then
+        acked = [call for call in self._account.calls.values() if call.outcome is Kind.ACK]
+        acked.sort(key=attrgetter("acked"))
+        for call in acked:
+            job = self._account.jobs[call.handle]
+            if job.epoch < 0:
+                continue
+            events, epochs = newest.setdefault(job.slot, ([], []))
+            if not epochs or job.epoch > epochs[-1]:
+                events.append(call.acked)
+                epochs.append(job.epoch)
+            elif (
+                job.epoch < epochs[-1] and has_unique(call.key) and self._account.first_call[call.key] is call
+            ):
+                # Nobody had asked for this key before, so the job was made after the call began.
+                known = bisect_left(events, call.begun) - 1
+                if known >= 0 and epochs[known] > job.epoch:
+                    text = f"made in epoch {job.epoch} after epoch {epochs[known]} had acknowledged"
+                    self._report(self._result.split, call.acked, job, text)
+
+    # ---- times
+
+    def _measure(self) -> None:
+        events = self._account.events
+        waits = sorted(
+            events[call.acked].at - events[call.begun].at
+            for call in self._account.calls.values()
+            if call.outcome is Kind.ACK
+        )
+        if waits:
+            result = self._result
+            result.ack_seconds_p50 = waits[len(waits) // 2]
+            result.ack_seconds_p99 = waits[min(len(waits) - 1, len(waits) * 99 // 100)]
+            result.ack_seconds_max = waits[-1]
+        self._measure_gaps()
+        self._measure_recoveries()
+
+    def _measure_gaps(self) -> None:
+        waiting: dict[int, int] = {}  # slot -> calls
+        since: dict[int, float] = {}  # slot -> so long nothing was acknowledged though somebody waited
+        refused_at: dict[int, float] = {}  # slot -> when the last of those who waited was refused
+        longest = self._result.longest_gap_seconds
+
+        def close(slot: int, end: float) -> None:
+            begun = since.pop(slot)
+            seconds = end - begun
+            if seconds > longest.get(slot, -1.0):
+                longest[slot] = seconds
+            if seconds >= GAP_SECONDS_MIN:
+                self._result.gaps.append(Gap(slot, begun, seconds))
+
+        for index, event in enumerate(self._account.events):
+            kind = event.kind
+            if kind is Kind.SUBMIT:
+                slot = self._account.calls[event.call].slot
+                if not waiting.get(slot):
+                    if slot in since and event.at - refused_at[slot] > RETRY_SECONDS:
+                        close(slot, refused_at[slot])
+                    since.setdefault(slot, event.at)
+                waiting[slot] = waiting.get(slot, 0) + 1
+            elif kind is Kind.ACK or kind is Kind.REFUSED or kind is Kind.UNKNOWN:
+                call = self._account.calls.get(event.call)
+                if call is None or (call.acked != index if kind is Kind.ACK else call.acked < index):
+                    continue
+                slot = call.slot
+                waiting[slot] = left = max(0, waiting.get(slot, 0) - 1)
+                if kind is Kind.ACK and slot in since:
+                    close(slot, event.at)
+                    if left:
+                        since[slot] = event.at
+                elif not left:
+                    refused_at[slot] = event.at
+        for slot in list(since):
+            close(slot, self._result.seconds if waiting.get(slot) else refused_at[slot])
+        self._result.gaps.sort(key=lambda gap: gap.begun)
+
+    def _measure_recoveries(self) -> None:
+        calls = self._account.calls
+        waiting: list[tuple[int, Event, set[int]]] = []
+        found: dict[int, float | None] = {}
+        for index, event in enumerate(self._account.events):
+            if event.kind is Kind.FAULT:
+                if (struck := self._slots_struck(event)) is not None:
+                    waiting.append((index, event, struck))
+                    found[event.fault] = None
+            elif waiting and event.kind is Kind.ACK and (call := calls.get(event.call)) is not None:
+                still = []
+                for row in waiting:
+                    begun, fault, slots = row
+                    if call.begun > begun and (not slots or call.slot in slots):
+                        found[fault.fault] = event.at - fault.at
+                    else:
+                        still.append(row)
+                waiting = still
+        self._result.recoveries = [
+            Recovery(self._account.faults[number].event, seconds) for number, seconds in found.items()
+        ]
+
+    def _slots_struck(self, fault: Event) -> set[int] | None:
+        """Whose submits it concerns: empty is all, None is none, because it touches only workers."""
+        nodes: set[str] = set()
+        for touched in fault.touches:
+            if touched in ("all", "etcd"):
+                return set()
+            ends = set(touched.split(">"))
+            if not ends & self._account.workers.keys():
+                nodes |= ends - {"etcd", "client", "worker"}
+        if not nodes:
+            return None
+        return {slot for slot in self._account.leads if self._account.led(slot, fault.at, fault.at) & nodes}
+
+    # ---- conclusion
+
+    def _say_problems(self, drained: bool, queued: int, running: int) -> None:
+        result = self._result
+        problems = result.problems
+        if not self._account.calls:
+            problems.append("nothing was submitted: this proves nothing")
+        if not drained:
+            problems.append("the fleet was not drained: what is lost cannot be told from what still waits")
+        if queued or running:
+            problems.append(f"the queues are not empty: {queued} jobs wait, {running} run")
+        for findings, what in (
+            (result.lost, "lost"),
+            (result.unexpected, "unexpected"),
+            (result.duplicated_unexplained, "duplicated without a fault that explains it"),
+            (result.coalescing_broken, "coalescing broken"),
+            (result.order_broken, "order broken"),
+            (result.split, "acknowledged in two places in one epoch"),
+        ):
+            findings.sort(key=attrgetter("at"))
+            if findings:
+                problems.append(f"{len(findings)} {what}: {_examples(findings)}")
+        result.duplicated_explained.sort(key=attrgetter("at"))
+
+
+def _examples(findings: list[Finding]) -> str:
+    shown = [f"{f.key or f.handle} at {f.at:.3f} s ({f.text})".lstrip() for f in findings[:EXAMPLES]]
+    more = len(findings) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")

@@ -1,0 +1,695 @@
+"""For each promise a history that breaks it, and others that only nearly do."""
+
+import pytest
+
+from cluster.drill.checker import Gap, Verdict, check
+from cluster.drill.history import History, Kind
+from tests.drill.stories import Story
+
+KINDS = (
+    "lost",
+    "unexpected",
+    "duplicated_explained",
+    "duplicated_unexplained",
+    "coalescing_broken",
+    "order_broken",
+    "split",
+)
+
+H1, H2, H3 = "H:a:1.2.1", "H:a:1.2.2", "H:a:1.2.3"  # slot 1, epoch 2
+FOREGROUND = "H:a:1.tff.1"
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+def found(verdict: Verdict) -> dict[str, int]:
+    return {kind: len(getattr(verdict, kind)) for kind in KINDS if getattr(verdict, kind)}
+
+
+def fine(story: Story, **options: float) -> bool:
+    verdict = story.check(**options)  # type: ignore[arg-type]
+    assert found(verdict) == {}
+    assert verdict.valid, verdict.problems
+    return True
+
+
+def broken(story: Story, kind: str, **options: float) -> Verdict:
+    verdict = story.check(**options)  # type: ignore[arg-type]
+    assert found(verdict) == {kind: 1}
+    assert not verdict.valid
+    assert len(verdict.problems) == 1
+    return verdict
+
+
+def test_what_was_promised_and_done_is_fine(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.refuse(story.submit("f/2"))
+    story.give_up(story.submit("f/3"))
+
+    verdict = story.check()
+    assert verdict.valid
+    assert (verdict.submitted, verdict.acknowledged, verdict.refused, verdict.unknown) == (3, 1, 1, 1)
+    assert (verdict.done, verdict.runs, verdict.unfinished) == (1, 1, 0)
+
+
+# ---- lost
+
+
+def test_lost_is_what_was_acknowledged_and_never_run(story: Story) -> None:
+    story.promise("f/1", H1)
+    verdict = broken(story, "lost")
+    assert verdict.lost[0][1:] == ("f/1", H1, "acknowledged, never run", 0)
+    assert verdict.problems == ["1 lost: f/1 at 2.000 s (acknowledged, never run)"]
+
+
+def test_lost_is_also_what_was_run_and_never_finished(story: Story) -> None:
+    story.promise("f/1", H1)
+    fault = story.fault("kill w1", "w1")
+    story.run("f/1", H1)
+    story.abandoned("f/1", H1)
+    story.heal(fault)
+    broken(story, "lost")
+
+
+def test_a_job_that_failed_has_ended(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.run("f/1", H1)
+    story.failed("f/1", H1)
+    assert fine(story)
+    assert story.check().failed == 1
+
+
+def test_a_job_of_the_same_key_does_not_stand_for_a_lost_one(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.promise("f/1", H2)
+    story.work("f/1", H2)
+    assert found(story.check()) == {"lost": 1, "coalescing_broken": 1}
+
+
+def test_a_submit_of_unknown_end_may_be_run_or_not(story: Story) -> None:
+    story.give_up(story.submit("f/1"))
+    story.give_up(story.submit("f/2"))
+    story.work("f/2", H2)
+    story.submit("f/3")  # never answered
+    story.submit("f/4")
+    story.work("f/4", H3)
+    assert fine(story)
+
+
+def test_what_was_never_drained_is_not_valid_and_nothing_is_called_lost(story: Story) -> None:
+    story.promise("f/1", H1)
+    verdict = story.check(drained=False)
+    assert found(verdict) == {}
+    assert verdict.unfinished == 1
+    assert [problem.split(":")[0] for problem in verdict.problems] == ["the fleet was not drained"]
+
+
+def test_what_still_waits_after_a_drain_is_a_problem(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    assert story.check(queued=1).problems == ["the queues are not empty: 1 jobs wait, 0 run"]
+
+
+def test_an_empty_history_proves_nothing(story: Story) -> None:
+    assert story.check().problems == ["nothing was submitted: this proves nothing"]
+
+
+def test_a_foreground_call_is_lost_when_its_caller_is_never_told_the_end(story: Story) -> None:
+    told = story.promise("f/1", FOREGROUND)
+    story.work("f/1", FOREGROUND)
+    broken(story, "lost")
+    story.result(told)
+    assert fine(story)
+
+
+def test_a_foreground_call_that_gave_up_is_of_unknown_end(story: Story) -> None:
+    call = story.promise("f/1", FOREGROUND)
+    story.give_up(call)
+    assert fine(story)
+    assert story.check().unknown == 1
+
+
+# ---- unexpected
+
+
+def test_unexpected_is_what_nobody_submitted(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.work("f/2", H2)
+    assert broken(story, "unexpected").unexpected[0].text == "run, never submitted"
+
+
+def test_unexpected_is_what_was_only_ever_refused(story: Story) -> None:
+    story.refuse(story.submit("f/1"))
+    story.work("f/1", H1)
+    assert broken(story, "unexpected").unexpected[0].text == "run, only ever refused"
+
+
+def test_what_was_refused_once_and_then_timed_out_may_run(story: Story) -> None:
+    story.refuse(story.submit("f/1"))
+    story.give_up(story.submit("f/1"))
+    story.work("f/1", H1)
+    assert fine(story)
+
+
+def test_unexpected_is_what_runs_before_it_was_submitted(story: Story) -> None:
+    story.work("f/1", H1)
+    story.promise("f/1", H1)
+    assert broken(story, "unexpected").unexpected[0].text == "run, before it was submitted"
+
+
+def test_a_worker_may_have_it_before_the_acknowledgement_arrives(story: Story) -> None:
+    call = story.submit("f/1")
+    story.work("f/1", H1)
+    story.ack(call, H1)
+    assert fine(story)
+
+
+def test_jobs_without_a_unique_are_known_by_their_handles(story: Story) -> None:
+    story.promise("f/", H1)
+    story.promise("f/", H2)
+    story.work("f/", H1)
+    story.work("f/", H2)
+    assert fine(story)
+    story.work("f/", H3)
+    assert broken(story, "unexpected").unexpected[0].text == "run, and no submit made it"
+
+
+def test_a_run_that_names_no_key_is_known_by_its_handle(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("", H1)
+    assert fine(story)
+    story.work("", H2)
+    broken(story, "unexpected")
+    story.give_up(story.submit("f/3"))  # too late to be it
+    broken(story, "unexpected")
+
+
+def test_a_run_that_names_no_handle_is_known_by_its_key(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", "")
+    assert fine(story)
+    story.work("f/1", "")
+    broken(story, "duplicated_unexplained")
+
+
+# ---- duplicated
+
+
+def test_a_second_run_of_a_handle_is_a_duplicate(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.work("f/1", H1, "w2")
+    assert broken(story, "duplicated_unexplained").duplicated_unexplained[0].text == "run by w1 and by w2"
+
+
+def test_a_second_submit_makes_no_second_run_of_one_handle_right(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.promise("f/1", H1)  # remembered
+    story.work("f/1", H1)
+    broken(story, "duplicated_unexplained")
+
+
+def test_a_key_may_be_submitted_again_when_its_job_has_ended(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.promise("f/1", H2)
+    story.work("f/1", H2)
+    assert fine(story)
+
+
+def twice(story: Story, *touches: str, node: str = "", leads: bool = True) -> dict[str, int]:
+    """Run by w1 while there was a fault, and then by w2; led by a, and from the fault on by b."""
+    if leads:
+        story.leads("a", 1, 2)
+    story.promise("f/1", H1)
+    story.run("f/1", H1, "w1", node)
+    story.promise("f/2", H2)
+    story.work("f/2", H2, "w3")
+    story.fault("trouble", *touches)
+    if leads:
+        story.leads("b", 1, 3)
+    story.work("f/1", H1, "w2")
+    return found(story.check())
+
+
+@pytest.mark.parametrize(
+    "touched",
+    ["w1", "w2", "a", "b", "all", "etcd", "w1>a", "w1>c", "c>w1", "a>b", "c>a", "worker>a", "a>etcd", "n"],
+)
+def test_a_duplicate_is_explained_by_a_fault_that_touched_it(story: Story, touched: str) -> None:
+    assert twice(story, "nothing", touched, node="n") == {"duplicated_explained": 1}
+    explained = story.check().duplicated_explained[0]
+    assert explained.text == "run by w1 and by w2: trouble"
+    assert explained.fault == 1
+    assert story.check().valid
+
+
+@pytest.mark.parametrize("touched", ["w3", "c", "w3>a", "a>w3", "c>d", "client>a", "c>etcd", "worker>c", ""])
+def test_a_fault_elsewhere_explains_nothing(story: Story, touched: str) -> None:
+    assert twice(story, touched) == {"duplicated_unexplained": 1}
+
+
+def test_who_led_is_known_from_handles_when_nothing_else_tells(story: Story) -> None:
+    assert twice(story, "a", leads=False) == {"duplicated_explained": 1}
+
+
+def test_who_did_not_lead_is_known_from_handles_too(story: Story) -> None:
+    assert twice(story, "b", leads=False) == {"duplicated_unexplained": 1}
+
+
+def test_a_fault_of_any_node_may_explain_when_nothing_tells_who_led(story: Story) -> None:
+    story.promise("f/1", "H:host:1")
+    story.run("f/1", "H:host:1", "w1")
+    story.fault("kill b", "b")
+    story.work("f/1", "H:host:1", "w2")
+    assert found(story.check()) == {"duplicated_explained": 1}
+
+
+def test_a_fault_explains_from_its_beginning_until_a_while_after_its_end(story: Story) -> None:
+    story.promise("f/1", H1)
+    fault = story.fault("kill w1", "w1")
+    story.heal(fault)
+    story.wait(0.5)
+    story.run("f/1", H1, "w1")  # 1.5 s after the end
+    story.work("f/1", H1, "w2")
+    assert found(story.check(grace_seconds=1.6)) == {"duplicated_explained": 1}
+    assert found(story.check(grace_seconds=1.4)) == {"duplicated_unexplained": 1}
+
+
+def test_a_fault_after_the_second_run_does_not_explain_it(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.run("f/1", H1, "w1")
+    story.run("f/1", H1, "w2")
+    story.fault("kill w1", "w1")
+    story.done("f/1", H1, "w2")
+    broken(story, "duplicated_unexplained")
+
+
+def test_each_further_run_wants_an_explanation_of_its_own(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.run("f/1", H1, "w1")
+    story.heal(story.fault("kill w1", "w1"))
+    story.run("f/1", H1, "w2")
+    story.wait(100)
+    story.work("f/1", H1, "w3")
+    assert found(story.check()) == {"duplicated_explained": 1, "duplicated_unexplained": 1}
+
+
+def test_one_submit_that_made_two_jobs_is_a_duplicate(story: Story) -> None:
+    call = story.submit("f/1")
+    story.work("f/1", H1)  # and the answer was lost, so the client sent it again
+    story.ack(call, H2)
+    story.work("f/1", H2)
+    text = broken(story, "duplicated_unexplained").duplicated_unexplained[0].text
+    assert text == f"run as {H2}, too: no submit made both"
+
+
+def test_two_submits_may_make_two_jobs_though_one_timed_out(story: Story) -> None:
+    story.give_up(story.submit("f/1"))
+    story.work("f/1", H1)
+    story.promise("f/1", H2)
+    story.work("f/1", H2)
+    assert fine(story)
+
+
+def test_a_foreground_job_that_its_client_submitted_again_is_explained_by_the_clients_link(
+    story: Story,
+) -> None:
+    call = story.submit("f/1")
+    story.ack(call, FOREGROUND, "a")
+    story.run("f/1", FOREGROUND, "w1", "a")
+    story.fault("reset", "client>a")
+    story.ack(call, "H:b:1.tff.1", "b")
+    story.work("f/1", "H:b:1.tff.1", "w2")
+    story.result(call)
+    assert found(story.check()) == {"duplicated_explained": 1}
+
+
+# ---- coalescing
+
+
+def test_two_handles_of_one_key_at_a_time_break_coalescing(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.promise("f/1", H2)
+    story.work("f/1", H1)
+    story.work("f/1", H2)
+    assert broken(story, "coalescing_broken").coalescing_broken[0].text == f"made while {H1} had the key"
+
+
+def test_one_handle_for_all_who_ask_while_the_job_lives_is_coalescing(story: Story) -> None:
+    story.promise("f/1", H1)
+    late = story.submit("f/1")
+    story.run("f/1", H1)
+    story.promise("f/1", H1)
+    story.done("f/1", H1)
+    story.ack(late, H1)
+    assert fine(story)
+
+
+def test_a_key_is_free_as_soon_as_the_job_may_have_ended(story: Story) -> None:
+    story.promise("f/1", H1)
+    again = story.submit("f/1")
+    story.work("f/1", H1)
+    story.ack(again, H2)
+    story.work("f/1", H2)
+    assert fine(story)
+
+
+def test_a_job_that_is_given_out_while_another_has_its_key_breaks_coalescing(story: Story) -> None:
+    story.promise("f/1", H1)
+    again = story.submit("f/1")
+    story.run("f/1", H2)
+    story.run("f/1", H1, "w2")
+    story.done("f/1", H1, "w2")
+    story.done("f/1", H2)
+    story.ack(again, H2)
+    broken(story, "coalescing_broken")
+
+
+def test_an_answer_with_a_finished_job_while_another_has_the_key_breaks_coalescing(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.promise("f/1", H2)
+    story.promise("f/1", H1)
+    story.work("f/1", H2)
+    text = broken(story, "coalescing_broken").coalescing_broken[0].text
+    assert text == f"answered while {H2} had the key"
+
+
+def test_an_answer_with_a_finished_job_is_fine_when_nothing_else_has_the_key(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.promise("f/1", H1)
+    assert fine(story)
+
+
+def test_keys_that_are_remembered_are_not_free_when_the_job_has_ended(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.wait(10)
+    story.promise("f/1", H2)
+    story.work("f/1", H2)
+    broken(story, "coalescing_broken", remember_seconds=13)
+    assert fine(story, remember_seconds=11)
+
+
+def test_jobs_without_a_unique_do_not_join(story: Story) -> None:
+    story.promise("f/", H1)
+    story.promise("f/", H2)
+    story.work("f/", H1)
+    story.work("f/", H2)
+    assert fine(story)
+
+
+# ---- order
+
+
+def in_a_row(story: Story, *handles: str) -> None:
+    for number, handle in enumerate(handles, 1):
+        story.promise(f"f/{handle}", handle, order=number)
+
+
+def test_who_comes_first_is_given_out_first(story: Story) -> None:
+    in_a_row(story, H1, H2, H3)
+    story.work(f"f/{H2}", H2)
+    story.work(f"f/{H1}", H1)
+    story.work(f"f/{H3}", H3)
+    text = broken(story, "order_broken").order_broken[0].text
+    assert text == f"given out after {H2}, which was submitted later"
+
+
+def test_another_worker_may_be_late_to_tell_of_the_first(story: Story) -> None:
+    in_a_row(story, H1, H2)
+    story.work(f"f/{H2}", H2, "w1")
+    story.work(f"f/{H1}", H1, "w2")  # may have been given it long ago
+    assert fine(story)
+
+
+def test_another_worker_that_was_not_free_before_proves_it_too(story: Story) -> None:
+    in_a_row(story, H1, H2, H3)
+    story.run(f"f/{H1}", H1, "w2")
+    story.run(f"f/{H3}", H3, "w1")
+    story.done(f"f/{H1}", H1, "w2")
+    story.run(f"f/{H2}", H2, "w2")
+    story.done(f"f/{H3}", H3, "w1")
+    story.done(f"f/{H2}", H2, "w2")
+    broken(story, "order_broken")
+
+
+def test_a_worker_that_takes_several_at_a_time_proves_nothing(story: Story) -> None:
+    in_a_row(story, H1, H2, H3)
+    story.run(f"f/{H3}", H3)
+    story.run(f"f/{H2}", H2)
+    story.done(f"f/{H3}", H3)
+    story.run(f"f/{H1}", H1)
+    story.done(f"f/{H1}", H1)
+    story.done(f"f/{H2}", H2)
+    assert fine(story)
+
+
+def test_submits_at_the_same_time_have_no_order(story: Story) -> None:
+    first = story.submit("f/1", order=1)
+    second = story.submit("f/2", order=2)
+    story.ack(first, H1)
+    story.ack(second, H2)
+    story.work("f/2", H2)
+    story.work("f/1", H1)
+    assert fine(story)
+
+
+@pytest.mark.parametrize(
+    "other", [("f/2", "H:a:2.2.2", "normal", 2), ("g/2", H2, "normal", 2), ("f/2", H2, "normal", 0)]
+)
+def test_other_slots_other_functions_and_those_who_do_not_mind_have_no_order(
+    story: Story, other: tuple[str, str, str, int]
+) -> None:
+    key, handle, priority, order = other
+    story.promise("f/1", H1, order=1)
+    story.promise(key, handle, priority=priority, order=order)
+    story.work(key, handle)
+    story.work("f/1", H1)
+    assert fine(story)
+
+
+def test_a_higher_priority_goes_first(story: Story) -> None:
+    story.promise("f/0", H3, order=1)
+    story.run("f/0", H3)
+    story.promise("f/1", H1, priority="low", order=1)
+    story.promise("f/2", H2, priority="high", order=2)
+    story.done("f/0", H3)
+    story.work("f/1", H1)
+    story.work("f/2", H2)
+    text = broken(story, "order_broken").order_broken[0].text
+    assert text == f"given out after {H1}, which has a lower priority"
+
+
+def test_a_lower_priority_may_be_given_out_before_a_higher_comes(story: Story) -> None:
+    story.promise("f/0", H3, order=1)
+    story.promise("f/1", H1, priority="low", order=1)
+    story.work("f/0", H3)
+    call = story.submit("f/2", priority="high", order=2)
+    story.run("f/1", H1)
+    story.ack(call, H2)
+    story.done("f/1", H1)
+    story.work("f/2", H2)
+    assert fine(story)
+
+
+def test_who_may_have_been_given_out_and_lost_is_excused(story: Story) -> None:
+    story.leads("a", 1, 2)
+    in_a_row(story, H1, H2)
+    story.fault("kill w9", "w9")
+    story.promise("f/9", H3)
+    story.work("f/9", H3, "w9")
+    story.work(f"f/{H2}", H2)
+    story.work(f"f/{H1}", H1)
+    assert fine(story)
+
+
+def test_a_fault_of_another_node_excuses_nobody(story: Story) -> None:
+    story.leads("a", 1, 2)
+    in_a_row(story, H1, H2)
+    story.fault("kill b", "b")
+    story.work(f"f/{H2}", H2)
+    story.work(f"f/{H1}", H1)
+    broken(story, "order_broken")
+
+
+def test_a_retry_has_no_place_in_the_queue(story: Story) -> None:
+    in_a_row(story, H1, H2)
+    story.run(f"f/{H1}", H1)
+    story.fault("kill w1", "w1")
+    story.work(f"f/{H2}", H2, "w2")
+    story.work(f"f/{H1}", H1, "w2")
+    assert found(story.check()) == {"duplicated_explained": 1}
+
+
+# ---- split
+
+
+def test_two_leaders_in_one_epoch_are_a_split(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.leads("a", 1, 2)
+    story.leads("a", 1, 2)
+    assert fine(story)
+    story.leads("b", 1, 2)
+    assert broken(story, "split").split[0].text == "slot 1, epoch 2: a and b lead it"
+
+
+def test_another_leader_in_another_epoch_or_slot_is_none(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.leads("a", 1, 2)
+    story.leads("b", 1, 3)
+    story.leads("b", 2, 2)
+    assert fine(story)
+
+
+def test_handles_of_two_nodes_in_one_epoch_are_a_split(story: Story) -> None:
+    story.promise("f/1", "H:a:1.2.1")
+    story.promise("f/2", "H:b:1.2.1")
+    story.work("f/1", "H:a:1.2.1")
+    story.work("f/2", "H:b:1.2.1")
+    broken(story, "split")
+
+
+def test_a_handle_of_who_does_not_lead_is_a_split(story: Story) -> None:
+    story.leads("b", 1, 2)
+    story.leads("a", 1, 1)
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    broken(story, "split")
+
+
+def test_any_node_may_pass_on_an_acknowledgement(story: Story) -> None:
+    for number, node in enumerate("abc"):
+        story.ack(story.submit(f"f/{number}"), f"H:a:1.2.{number}", node)
+        story.work(f"f/{number}", f"H:a:1.2.{number}")
+    assert fine(story)
+
+
+def test_one_prefix_for_all_nodes_is_no_split(story: Story) -> None:
+    story.leads("a", 1, 2)
+    story.promise("f/1", "jobs:1.2.1")
+    story.work("f/1", "jobs:1.2.1")
+    assert fine(story)
+
+
+def test_one_handle_for_two_jobs_is_a_split(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.promise("f/2", H1)
+    story.work("f/1", H1)
+    broken(story, "split")
+
+
+def test_an_old_epoch_that_still_acknowledges_is_a_split(story: Story) -> None:
+    story.promise("f/1", "H:b:1.3.1")
+    story.promise("f/2", "H:a:1.2.9")
+    story.work("f/1", "H:b:1.3.1")
+    story.work("f/2", "H:a:1.2.9")
+    assert broken(story, "split").split[0].text == "made in epoch 2 after epoch 3 had acknowledged"
+
+
+def test_an_old_epoch_may_be_heard_of_late(story: Story) -> None:
+    old = story.submit("f/2")
+    story.promise("f/1", "H:b:1.3.1")
+    story.ack(old, "H:a:1.2.9")
+    story.promise("f/2", "H:a:1.2.9")  # and its job is joined in the new one
+    story.work("f/1", "H:b:1.3.1")
+    story.work("f/2", "H:a:1.2.9")
+    assert fine(story)
+
+
+def test_a_job_that_an_unanswered_call_made_in_an_old_epoch_is_no_split(story: Story) -> None:
+    story.give_up(story.submit("f/2"))
+    story.promise("f/1", "H:b:1.3.1")
+    story.promise("f/2", "H:a:1.2.9")
+    story.work("f/1", "H:b:1.3.1")
+    story.work("f/2", "H:a:1.2.9")
+    assert fine(story)
+
+
+# ---- times
+
+
+def test_a_gap_is_the_time_without_acknowledgements_while_somebody_waits(story: Story) -> None:
+    story.promise("f/1", H1)  # 1 s .. 2 s
+    story.wait(50)
+    call = story.submit("f/2")  # at 53 s
+    story.wait(5)
+    other = story.submit("f/3")
+    story.ack(call, H2)  # at 60 s
+    story.ack(other, H3)
+    for handle, key in ((H1, "f/1"), (H2, "f/2"), (H3, "f/3")):
+        story.work(key, handle)
+    verdict = story.check()
+    assert verdict.longest_gap_seconds == {1: 7.0}
+    assert verdict.gaps == [Gap(1, 1.0, 1.0), Gap(1, 53.0, 7.0), Gap(1, 60.0, 1.0)]
+
+
+def test_one_who_tries_again_at_once_still_waits(story: Story) -> None:
+    story.promise("f/1", H1)
+    for _ in range(4):
+        story.refuse(story.submit("f/1"))  # from 3 s to 10 s
+    story.promise("f/1", H1)  # until 12 s
+    assert story.check().longest_gap_seconds == {1: 9.0}
+
+
+def test_nobody_waits_between_two_tries_that_are_far_apart(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.refuse(story.submit("f/1"))  # from 3 s to 4 s
+    story.wait(60)
+    story.promise("f/1", H1)  # until 66 s
+    assert story.check().longest_gap_seconds == {1: 1.0}
+
+
+def test_who_waits_at_the_end_waits_until_the_end(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.submit("f/1")  # at 3 s
+    story.wait(30)
+    story.history.note("the end")
+    assert story.check().longest_gap_seconds == {1: 30.0}
+
+
+def test_a_fault_is_over_when_a_later_submit_is_acknowledged_where_it_struck(story: Story) -> None:
+    story.leads("a", 1, 2)
+    story.leads("b", 2, 2)
+    waiting = story.submit("f/1")
+    story.fault("kill a", "a")  # at 2 s
+    story.fault("kill w1", "w1")
+    story.run("f/0", "H:a:1.2.0", "w1")
+    story.promise("f/2", "H:b:2.2.2")  # not on a's slot
+    story.ack(waiting, H1)  # not begun after it
+    call = story.submit("f/3")
+    story.fault("cut etcd", "a>etcd")  # at 9 s
+    story.ack(call, "H:b:1.3.1")  # at 10 s
+    recoveries = {fault.text: seconds for fault, seconds in story.check().recoveries}
+    assert recoveries == {"kill a": 8.0, "cut etcd": None}
+
+
+def test_latencies_are_those_of_acknowledged_calls(story: Story) -> None:
+    for number in range(100):
+        call = story.submit(f"f/{number}")
+        story.wait(number)
+        story.ack(call, f"H:a:1.2.{number:x}")
+    verdict = story.check()
+    assert verdict.ack_seconds_p50 == 51
+    assert verdict.ack_seconds_p99 == 100
+    assert verdict.ack_seconds_max == 100
+
+
+def test_events_that_belong_to_nothing_are_left_out() -> None:
+    history = History()
+    history.ack(7, handle=H1)
+    history.unknown(8)
+    history.result(9)
+    history.healed(3)
+    history.add(Kind.NOTE, text="hello")
+    assert check(history, drained=True).problems == ["nothing was submitted: this proves nothing"]
