@@ -376,11 +376,13 @@ class ClientVerbs:
         elif connection.node is None or job not in connection.attached:
             # Another node passes what it gets on to all of its clients: once is enough.
             job.clients.append(connection)
-        connection.attached[job] = None
         handle = job.handle
+        answer = connection.attached.get(job)
+        if answer is None:
+            answer = connection.attached[job] = CREATED_HEADERS[len(handle)] + handle
         if not connection.out:
             context.dirty.append(connection)
-        connection.out.append(CREATED_HEADERS[len(handle)] + handle)
+        connection.out.append(answer)
 
     def _make_background(self, job: Job) -> None:
         """A background submit joins a foreground job: from now on it must survive like any other."""

@@ -58,7 +58,7 @@ class Connection:
         self.gate = 0  # the last group that an answer waits for
         self.held: deque[Held] = deque()
         self.batch: Held | None = None  # this turn's answers, if another node has to give some of them
-        self.attached: dict[Job, None] = {}  # jobs whose results it wants
+        self.attached: dict[Job, bytes] = {}  # jobs whose results it wants, with the answers that said so
         self.worker: Worker | None = None
         self.closing = False
         self.remember = False  # completed background jobs of this client are remembered

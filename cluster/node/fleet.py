@@ -22,7 +22,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cluster.jobs import FINISHED, PENDING, RECLAIM, Job, QueueLimits
 from cluster.node.connection import Connection
@@ -98,6 +98,13 @@ class FleetSettings:
     replace_after_seconds: float = 300.0
     pause_seconds: float = 2.0  # how long a slot is kept ready for a hand-over
     planner_delay_seconds: float = 2.0
+
+
+class Attached(NamedTuple):
+    """A client that waits for a job's result."""
+
+    client: Connection
+    answer: bytes | None  # that told it the handle, or has yet to do so
 
 
 class Fleet:
@@ -382,7 +389,7 @@ class Fleet:
             replica.apply(raw)
         self.replicator.step_down(slot_index, replica)
         handles: dict[bytes, Job] = {}
-        waiting: dict[bytes, list[Connection]] = {}  # clients here that want the result
+        waiting: dict[bytes, list[Attached]] = {}  # clients here that want the result
         for job in [job for job in table.jobs.values() if job.background]:
             handles[job.handle] = job
             worker = job.worker
@@ -390,17 +397,18 @@ class Fleet:
                 self.forwarder.host(job, worker.connection)
             clients, job.clients = job.clients, None
             context.ledger.finish(job)
-            for client in clients or ():
+            attached = [Attached(client, client.attached.get(job)) for client in clients or ()]
+            for client, answer in attached:
                 client.attached.pop(job, None)
                 if client.node is not None:
                     context.send(client, response(MOVED, job.handle))
                 elif not client.closing:
-                    waiting.setdefault(job.handle, []).append(client)
+                    waiting.setdefault(job.handle, []).append(Attached(client, answer))
         if handles:
             self._ask_again(handles, waiting)
         # The next primary attaches them again, under the same key.
-        for handle, clients in waiting.items():
-            for client in clients:
+        for handle, found in waiting.items():
+            for client, _ in found:
                 self._join_again(client, handles[handle])
 
     def _join_again(self, client: Connection, job: Job) -> None:
@@ -408,7 +416,7 @@ class Fleet:
         packet_type = _FOREGROUND_SUBMITS[job.priority]
         self.forwarder.join_again(client, packet_type, body, job.slot, job.handle)
 
-    def _ask_again(self, handles: dict[bytes, Job], waiting: dict[bytes, list[Connection]]) -> None:
+    def _ask_again(self, handles: dict[bytes, Job], waiting: dict[bytes, list[Attached]]) -> None:
         """Promises that were not committed here: the next primary makes them. Who is told a handle only by
         that one is attached by it, too, and struck from `waiting`."""
         groups = [*self.replicator.uncommitted_groups(), self._context.log.group]
@@ -441,9 +449,10 @@ class Fleet:
                             wire.QUEUE_ERROR, "the node lost this job's slot before it was safe; submit again"
                         )
                         continue
-                    clients = waiting.get(job.handle, ())
-                    if connection in clients:
-                        waiting[job.handle] = [client for client in clients if client is not connection]
+                    clients = waiting.get(job.handle, [])
+                    untold = [item for item in clients if item.client is connection and item.answer is chunk]
+                    if untold:
+                        clients.remove(untold[0])
                         packet_type = _FOREGROUND_SUBMITS[job.priority]
                     else:
                         packet_type = _SUBMITS[job.priority]

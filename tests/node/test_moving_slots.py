@@ -175,3 +175,31 @@ def test_a_large_job_and_what_is_forwarded_do_not_share_a_frame() -> None:
     frame = leader.part.take_frame(other.name, fleet.now)
     assert frame is not None
     assert frame.requests
+
+
+def test_who_waits_for_a_result_is_told_it_also_when_it_submits_the_same_in_the_background() -> None:
+    """Given a foreground job that its client makes a background job, before that is committed; when the slot
+    goes to another node; then its result still comes under the handle that the client was told."""
+    fleet = SmallFleet(3)
+    fleet.start()
+    unique = small_uniques(b"f")[0]
+    leader = fleet.host_of(b"f", unique)
+    client = leader.connect()
+    client.send(wire.SUBMIT_JOB, b"f", unique, b"payload")
+    (handle,) = handles(client.take())
+    client.send(wire.SUBMIT_JOB_BG, b"f", unique, b"payload")
+    leader.frozen = True
+    fleet.etcd.delete(leader.name)
+    fleet.settle()
+    leader.frozen = False
+    fleet.settle()
+    assert fleet.host_of(b"f", unique) is not leader
+
+    worker = worker_at(fleet.host_of(b"f", unique))
+    fleet.settle()
+    moved = grabs(worker)
+    assert moved is not None
+    worker.send(wire.WORK_COMPLETE, moved, b"result")
+    fleet.settle()
+
+    assert (wire.WORK_COMPLETE, handle + b"\0result") in client.take()
