@@ -11,7 +11,7 @@ bin := $(VENV)/bin
 ready := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiled test lint format bench demo proto lock clean
+.PHONY: help setup compiled test toxiproxy chaos lint format bench demo proto lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 16
@@ -34,11 +34,17 @@ compiled: ## the same with the hot rooms compiled by mypyc, in .venv-compiled; t
 test: $(ready) ## all tests; what needs a missing Debian package is skipped and named. PYTEST_ARGS="-k journal"
 	$(bin)/python -m pytest $(PYTEST_ARGS)
 
+toxiproxy: $(ready) ## toxiproxy's server, for the live chaos scenarios: found, or built with Go (PyPI's, where there is none)
+	@$(bin)/python -m chaos_tests.live.toxiproxy
+
+chaos: toxiproxy ## all live chaos scenarios, in under 20 minutes; reports of failures in chaos-output. PYTEST_ARGS="-k etcd"
+	$(bin)/python -m pytest chaos_tests/live --chaos $(PYTEST_ARGS)
+
 lint: $(ready) ## ruff, mypy --strict, and the direction of imports
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
-	$(bin)/mypy benchmarks examples
+	$(bin)/mypy benchmarks examples chaos_tests
 	$(bin)/lint-imports
 
 format: $(ready) ## ruff's fixes and layout
@@ -62,6 +68,6 @@ lock: ## write requirements/dev.lock anew from pyproject.toml; UPGRADE=--upgrade
 	  --extra dev pyproject.toml requirements/build.in --output-file requirements/dev.lock
 
 clean: ## what the commands above leave behind, the virtual environment included
-	rm -rf $(VENV) .venv-lock .venv-compiled demo-output build *.egg-info
+	rm -rf $(VENV) .venv-lock .venv-compiled demo-output chaos-output build *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
