@@ -25,6 +25,7 @@ SUBMIT_SECONDS: Final = 30.0
 RESULT_SECONDS: Final = 40.0
 PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "low")
 FAILING_SHARE: Final = 0.03
+STOCK_RESULT: Final = b"r"  # what stock workers answer
 _LOOK_SECONDS: Final = 0.002
 
 
@@ -130,7 +131,7 @@ class HAClient:
                 history.ack(call, handle=job.handle, node=_node_of(self.world, job.server))
             history.result(call)
             self.world.say("result", unique)
-            if result != payload:
+            if result not in (payload, STOCK_RESULT):
                 self.world.fail(f"{self.name}: the result of {unique} is {result!r}")
 
     def _payload(self, unique: str) -> bytes:
