@@ -49,6 +49,15 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def _make_durably(path: Path, mode: int = 0o777) -> None:
+    """Make a directory, and those above it that are missing; its name survives a loss of power."""
+    if not path.parent.exists():
+        _make_durably(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    with contextlib.suppress(PermissionError):  # this user need not be able to read what is above
+        sync_directory(path.parent)
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a small file so that either the old or the new content survives."""
     beside = path.with_name(path.name + ".new")
@@ -93,7 +102,7 @@ class DataDirectory:
         self._map_path = path / "map"
         self._lock = -1
         try:
-            path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            _make_durably(path, mode=0o750)
             self.journal_path.mkdir(mode=0o750, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:

@@ -46,6 +46,19 @@ class File:
         # Since then: (offset, what was written), or (size, None) for a truncation.
         self.pending: list[tuple[int, bytes | None]] = []
 
+    def written(self) -> bytes:
+        """What is on the disk when all that is pending has been written. It is not `data` after an fsync
+        that failed: what the cache then shows is nobody's any more."""
+        data = bytearray(self.synced)
+        for offset, written in self.pending:
+            if written is None:
+                _resize(data, offset)
+            else:
+                if len(data) < offset:
+                    data.extend(bytes(offset - len(data)))
+                data[offset : offset + len(written)] = written
+        return bytes(data)
+
 
 class Directory:
     """Names."""
@@ -163,7 +176,7 @@ class Disk:
                 node.pending.clear()
             raise _error(errno.EIO)
         if isinstance(node, File):
-            node.synced = bytes(node.data)
+            node.synced = node.written()
         else:
             node.synced = dict(node.entries)
         node.pending.clear()
@@ -339,7 +352,7 @@ class SimPath:
         return True
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        if self.exists():
+        if not self.parts or self.exists():
             if not exist_ok:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
             return

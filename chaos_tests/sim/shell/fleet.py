@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
+from random import Random
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,7 +92,7 @@ class Node:
 
     @property
     def incarnation(self) -> int:
-        return self.part.member.incarnation if hasattr(self, "part") else 0
+        return self.part.me.incarnation if hasattr(self, "part") else 0
 
     # ---- starts and ends
 
@@ -194,6 +195,13 @@ class Node:
         for number in [number for number in self._segments if number < before]:
             del self._segments[number]
 
+    def rotting_place(self, dice: Random) -> tuple[File | None, int]:
+        """A segment, and where its last frame begins; None where no frame has a successor."""
+        files = self._journal_files()
+        places = [(file, _last_frame(file)) for _, file in files]
+        places = [(file, at) for file, at in places if at > _SEGMENT_BYTES]
+        return dice.choice(places) if places else (None, 0)
+
     def _journal_files(self) -> list[tuple[int, File]]:
         prefix = f"{DATA}/journal/"
         return [
@@ -213,3 +221,15 @@ def _entries(file: File) -> bytes:
         out.append(data[at : at + length])
         at += length
     return b"".join(out)
+
+
+def _last_frame(file: File) -> int:
+    """Where the last frame that was fsynced begins."""
+    data, at, last = file.synced, _SEGMENT_BYTES, 0
+    while at + _FRAME.size <= len(data):
+        magic, length, _, _, _ = _FRAME.unpack_from(data, at)
+        if magic != b"GFRM" or at + _FRAME.size + length > len(data):
+            break
+        last = at
+        at += _FRAME.size + length
+    return last

@@ -52,6 +52,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 from asyncio import events as asyncio_events
 from collections import deque
@@ -72,6 +73,7 @@ CALLBACK_SECONDS: Final = 5e-6  # how far each callback moves the time
 _DIGEST_MASK: Final = (1 << 61) - 1
 
 _set_running_loop = asyncio_events._set_running_loop
+_unregister_task = asyncio.tasks._unregister_task  # type: ignore[attr-defined]
 
 
 class Broken(AssertionError):
@@ -127,7 +129,7 @@ class World:
         self.callbacks = 0  # that have run
         self.digest = 0
         self.on_step: Callable[[], None] = lambda: None  # every `step_callbacks`
-        self.step_callbacks = 4
+        self.step_callbacks = 8
         self.failure: str | None = None
         self.error: BaseException | None = None  # behind the failure
         self._heap: list[tuple[float, int, Event]] = []
@@ -187,7 +189,27 @@ class World:
         from chaos_tests.sim.shell.replaced import replaced
 
         with replaced(self):
-            yield
+            try:
+                yield
+            finally:
+                self._end()
+
+    def _end(self) -> None:
+        """All is dropped, while finalizers still find what they were made with."""
+        for process in self.processes:
+            process.at_death.clear()
+            process.alive = False
+            process.ready.clear()
+        self._runnable.clear()
+        self._heap.clear()
+        self.network.ends.clear()
+        self.on_step = lambda: None
+        while found := [task for process in self.processes for task in asyncio.all_tasks(process.loop)]:
+            for task in sorted(found, key=hash):
+                with contextlib.suppress(Exception, Killed):
+                    task.get_coro().close()  # type: ignore[union-attr]
+                _unregister_task(task)
+        gc.collect()
 
     # ---- running
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FUNCTION: Final = b"f"
 KEYS: Final = 60  # different unique keys: some coalesce
+LEAVES_SHARE: Final = 0.01  # of jobs that a worker leaves in the middle
 PATIENCE_SECONDS: Final = 25.0
 SUBMITS: Final = (wire.SUBMIT_JOB_BG, wire.SUBMIT_JOB_HIGH_BG, wire.SUBMIT_JOB_LOW_BG)
 PRIORITIES: Final = {
@@ -115,8 +116,8 @@ class Client:
         try:
             if self.dice.random() < 0.3:
                 connection.send(wire.OPTION_REQ, wire.OPTION_GEARFLEET)
-            pace = self.dice.choice((0.005, 0.05, 0.3))
-            for _ in range(self.dice.randint(1, 40)):
+            pace = self.dice.choice((0.01, 0.15, 0.5))
+            for _ in range(self.dice.randint(1, 25)):
                 if self.world.now > self.until:
                     break
                 await self._submit(connection, self.dice.choice((1, 1, 1, 2, 8)))
@@ -206,8 +207,9 @@ class Worker:
             name = handle.decode()
             history.run(f"{function.decode()}/{unique.decode()}", worker=self.name, handle=name, node=node)
             await asyncio.sleep(dice.expovariate(1 / self.work_seconds))
-            if dice.random() < 0.05:
-                raise ConnectionError  # it leaves in the middle
+            if dice.random() < LEAVES_SHARE:
+                history.healed(history.fault("worker leaves", self.name))
+                raise ConnectionError
             self.world.say("done", name)
             self.told.done[handle] = None
             history.done(worker=self.name, handle=name, node=node)

@@ -1,0 +1,243 @@
+"""One run of the world "shell": a fleet of real servers, users, troubles, and the judgement.
+
+    run(seed)           raises Broken; returns what happened
+
+First the safety phase: troubles happen by schedule (troubles.py), and after every few callbacks no slot may have two
+primaries in an epoch, nothing acknowledged may be missing from the disks of in-sync members, and so on
+(sim/turns/account.py). Then everything is healed, and the fleet must come to rest: all nodes in sync, all
+acknowledged jobs done, all queues empty. At last the history is judged (cluster/drill/checker.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aetcd import rpc  # type: ignore[import-untyped]
+
+from chaos_tests.sim.shell.etcd_members import EtcdMembers
+from chaos_tests.sim.shell.fleet import RECLAIM_SECONDS, Node
+from chaos_tests.sim.shell.kernel import Broken, World
+from chaos_tests.sim.shell.replaced import SLOTS
+from chaos_tests.sim.shell.troubles import Trouble, Troubles, schedule, wipe
+from chaos_tests.sim.shell.users import Client, Told, Worker
+from chaos_tests.sim.turns.account import Account
+from cluster.drill.checker import Verdict, check
+from cluster.drill.history import History
+from cluster.placement import View, decode_map
+from cluster.placement.view import FleetMap
+
+TROUBLED_SECONDS: Final = 12.0
+HEALED_SECONDS_MAX: Final = 90.0
+ACCOUNT_SECONDS: Final = 0.25  # how often disks are compared with what was promised
+RESTART_SECONDS: Final = (0.1, 1.5)  # by a supervisor, after a node has ended by itself
+MAP_KEY: Final = b"/gearfleet/default/map"
+NODES_PREFIX: Final = b"/gearfleet/default/nodes/"
+
+
+@dataclass
+class Result:
+    """What came of a run."""
+
+    seed: int
+    digest: int  # the same for the same seed
+    callbacks: int
+    seconds: float  # virtual
+    troubles: list[Trouble]
+    verdict: Verdict
+    history: History = field(repr=False)
+
+
+class Run:
+    """One seed."""
+
+    def __init__(self, seed: int, *, trace: bool = False, skip: frozenset[int] = frozenset()) -> None:
+        self.world = world = World(seed, trace=trace)
+        self.dice = world.dice_for("run")
+        self.etcd = EtcdMembers(world)
+        self.account = Account(SLOTS, RECLAIM_SECONDS)
+        segment_bytes = self.dice.choice((1024, 8192, 1 << 20))
+        self.nodes = [
+            Node(world, name, self.etcd.endpoints, 3, self.account, segment_bytes) for name in "abc"
+        ]
+        self.hosts = {node.name: node for node in self.nodes}
+        self.history = History(lambda: world.now)
+        self.told = Told(self.history)
+        names = list(self.hosts)
+        self.clients = [Client(world, f"client{number}", names, self.told) for number in range(2)]
+        self.workers = [Worker(world, f"worker{number}", names, self.told) for number in range(2)]
+        self.users = [user.name for user in (*self.clients, *self.workers)]
+        self.schedule = [
+            trouble for trouble in schedule(seed, TROUBLED_SECONDS) if trouble.number not in skip
+        ]
+        self.troubles = Troubles(self)
+        self.fleet_map: FleetMap | None = None
+        self._accounted_at = 0.0
+        self._began = world.now
+        for node in self.nodes:
+            node.fleet = self  # type: ignore[attr-defined]
+            node.on_exit = self._exited
+        world.on_step = self._step
+
+    def play(self) -> Result:
+        world = self.world
+        with world.installed():
+            self.etcd.start()
+            for node in self.nodes:
+                world.after(self.dice.uniform(0.0, 0.1), node.start)
+            for client in self.clients:
+                client.start(world.now + TROUBLED_SECONDS)
+            for trouble in self.schedule:
+                world.at(self._began + trouble.at, self.troubles.begin, trouble)
+            world.run(TROUBLED_SECONDS)
+            self.troubles.heal()
+            if not world.run_until(self._at_rest, HEALED_SECONDS_MAX):
+                raise Broken(f"no rest after healing: {self._owed()}")
+            self._check()
+            verdict = check(self.history, drained=True)
+            if not verdict.valid:
+                raise Broken("; ".join(verdict.problems))
+            return Result(
+                world.seed,
+                world.digest,
+                world.callbacks,
+                world.now - self._began,
+                self.schedule,
+                verdict,
+                self.history,
+            )
+
+    # ---- etcd, as it is
+
+    def view(self) -> View | None:
+        """The map of this moment; None while there is none."""
+        found = self.etcd.cluster.state.keys.get(MAP_KEY)
+        if found is None:
+            return None
+        if self.fleet_map is None or self.fleet_map.revision != found.mod_revision:
+            self.fleet_map = decode_map(found.value, found.mod_revision)
+            self.account.changed = True
+            self._accounted_at = 0.0
+        return View(found.mod_revision, None, self.fleet_map, {})
+
+    def whole(self) -> bool:
+        """All nodes are up and in sync everywhere."""
+        view = self.view()
+        if view is None or view.map is None:
+            return False
+        wanted = sorted(node.identity for node in self.nodes)
+        return all(node.alive for node in self.nodes) and all(
+            list(row.in_sync) == wanted for row in view.map.slots
+        )
+
+    def remove_key(self, node: str) -> None:
+        key = NODES_PREFIX + node.encode()
+        request = rpc.TxnRequest(
+            success=[rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key))]
+        )
+        self.world.say("key removed", node)
+        self.etcd.cluster.txn(0, request, lambda reply: None)
+
+    # ---- nodes that end by themselves
+
+    def _exited(self, node: Node) -> None:
+        fault = self.history.fault("exit", node.name, note=node.reason)
+        if "is damaged" in node.reason or "no identity file" in node.reason:
+            wipe(node)
+        pause = self.dice.uniform(*RESTART_SECONDS)
+
+        def restart() -> None:
+            self.history.healed(fault)
+            if not node.running and node.host.up:
+                node.start()
+
+        self.world.after(pause, restart)
+
+    # ---- the rules
+
+    def _step(self) -> None:
+        """After every few callbacks."""
+        account = self.account
+        now = self.world.now
+        try:
+            for node in self.nodes:
+                if node.alive:
+                    account.watch(node, now)  # type: ignore[arg-type]
+            if self.told.news:
+                self._acknowledged()
+            if now - self._accounted_at > ACCOUNT_SECONDS:
+                self._check()
+        except AssertionError as error:
+            self.world.error = error
+            self.world.fail(str(error))
+
+    def _acknowledged(self) -> None:
+        news, account = self.told.news, self.account
+        while news:
+            handle, key, over_before = news.popleft()
+            account.acknowledge(handle, b"f", key, over_before)
+        struck, self.troubles.struck = self.troubles.struck, []
+        for disaster in struck:
+            disaster()
+
+    def _check(self) -> None:
+        self._accounted_at = self.world.now
+        view = self.view()
+        account = self.account
+        account.ran = set(self.told.done)
+        if view is not None and account.changed:
+            account.check(self.hosts, view)  # type: ignore[arg-type]
+
+    # ---- rest
+
+    def _at_rest(self) -> bool:
+        return not self._owed()
+
+    def _owed(self) -> str:
+        if self.world.now < self._began + TROUBLED_SECONDS:
+            return "time"
+        told = self.told
+        missing = [handle.decode() for handle in told.acknowledged if handle not in told.done]
+        if missing:
+            return f"{len(missing)} jobs, {missing[:5]}"
+        if not self.whole():
+            return "nodes in sync: " + ", ".join(
+                f"{node.name} {'up' if node.alive else 'down'} {node.reason}" for node in self.nodes
+            )
+        left = {node.name: node.node.ledger.count() for node in self.nodes}
+        return f"empty queues: {left}" if any(left.values()) else ""
+
+
+def run(seed: int, *, trace: bool = False, skip: frozenset[int] = frozenset()) -> Result:
+    """Play one seed, without the troubles whose numbers are in `skip`. Raises Broken."""
+    played = Run(seed, trace=trace, skip=skip)
+    try:
+        return played.play()
+    except Exception as error:
+        error.step = max((trouble.number for trouble in played.schedule), default=0)  # type: ignore[attr-defined]
+        raise
+
+
+def main(argv: list[str]) -> Any:
+    """For those who work on this world: FIRST LAST, or one seed to be told."""
+    from time import process_time
+
+    first, last = int(argv[0]), int(argv[-1]) if len(argv) > 1 else 0
+    if not last:
+        return print(run(first, trace=True))
+    began, broken = process_time(), 0
+    for seed in range(first, last):
+        try:
+            run(seed)
+        except Exception as error:
+            broken += 1
+            print(f"{seed}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+    seconds = process_time() - began
+    print(f"{broken} of {last - first} broken, {(last - first) / seconds:.2f} seeds a second and core")
+    return None
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
