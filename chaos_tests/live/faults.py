@@ -7,16 +7,22 @@ fleet.restart("a")
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from chaos_tests.live.proxies import BOTH, Link, Stream, Toxic, black_hole
 from chaos_tests.live.wired import WiredFleet
 from cluster.drill.history import History
 from tests.support.etcd import EtcdMember
 
+_SEGMENT_HEADER_BYTES: Final = 48
+_HALF_RECORD_BYTES: Final = 60
+_FILLER_BYTES: Final = 256 * 1024  # of one key in etcd
 Action = Callable[[], object]
 Cut = tuple[Link, Sequence[Stream]]  # a link, and what is lost on it
 
@@ -160,6 +166,13 @@ class FaultyFleet(WiredFleet):
             yield
 
     @contextmanager
+    def unheard(self, one: str, other: str) -> Iterator[None]:
+        """Two nodes do not hear each other; all others hear both."""
+        cuts: list[Cut] = [(self.link(f"{one}>{other}"), BOTH), (self.link(f"{other}>{one}"), BOTH)]
+        with self._cuts(f"no word between {one} and {other}", cuts):
+            yield
+
+    @contextmanager
     def one_way(self, speaker: str, *listeners: str) -> Iterator[None]:
         """What `speaker` sends to these nodes, or to "etcd", is lost; what they send arrives."""
         cuts: list[Cut] = []
@@ -189,7 +202,63 @@ class FaultyFleet(WiredFleet):
         with self._fault(name, [_touch(link) for link, _ in cuts], cut, mend, note):
             yield
 
-    # ---- disks
+    # ---- disks and clocks
+
+    def tear_journal(self, name: str, cut_bytes: int = 0) -> None:
+        """The journal of a killed node ends in the middle of a record: so many bytes of its end are lost,
+        then half a record follows."""
+        segment = self._last_segment(name)
+        with self._damage("torn journal", name, f"{cut_bytes} bytes of {segment.name}"):
+            os.truncate(segment, max(_SEGMENT_HEADER_BYTES, segment.stat().st_size - cut_bytes))
+            with segment.open("ab") as file:
+                file.write(segment.read_bytes()[_SEGMENT_HEADER_BYTES:][:_HALF_RECORD_BYTES])
+
+    def flip_bit(self, name: str) -> None:
+        """A bit in the middle of the journal of a killed node is another."""
+        segment = self._last_segment(name)
+        data = bytearray(segment.read_bytes())
+        place = (_SEGMENT_HEADER_BYTES + len(data)) // 2
+        with self._damage("flipped bit", name, f"byte {place} of {segment.name}"):
+            data[place] ^= 1
+            segment.write_bytes(data)
+
+    def _last_segment(self, name: str) -> Path:
+        assert not self.nodes[name].running
+        return max((self.directory / name).rglob("*.segment"))
+
+    @contextmanager
+    def _damage(self, what: str, name: str, note: str) -> Iterator[None]:
+        """What nobody heals."""
+        number = self.history.fault(what, name, note=note)
+        yield
+        self.history.healed(number)
+
+    @contextmanager
+    def full_disk(self, name: str) -> Iterator[None]:
+        """No room is left on the small disk of a node (`small_disks`). It ends, and is started again after."""
+        filler = self.directory / name / "filler"
+
+        def fill() -> None:
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+        def clear() -> None:
+            filler.unlink(missing_ok=True)
+            if not self.nodes[name].running:
+                self.nodes[name].spawn()
+
+        with self._fault("full disk", [name], fill, clear):
+            yield
+
+    def jump_clock(self, name: str, seconds: float) -> None:
+        """The time of day of a node (`clocks`) is so far from ours from now on, its monotonic clock is not."""
+        clock = self.directory / f"{name}.clock"
+        number = self.history.fault("clock jump", name, note=f"{seconds:+g} s")
+        new = clock.with_suffix(".new")
+        new.write_text(f"{seconds:+g}")
+        new.replace(clock)
+        self.history.healed(number)
 
     @contextmanager
     def slow_disk(self, name: str, seconds: float) -> Iterator[None]:
@@ -199,6 +268,32 @@ class FaultyFleet(WiredFleet):
             yield
 
     # ---- etcd
+
+    def compact_etcd(self) -> None:
+        """etcd forgets all history; who watched from an older revision has to list again."""
+        number = self.history.fault("compaction of etcd", "etcd")
+        self.etcd.compact()
+        self.history.healed(number)
+
+    @contextmanager
+    def etcd_full(self) -> Iterator[None]:
+        """etcd has reached its quota and only deletes. For a fleet whose etcd was given a small one."""
+        name = "/filler"
+
+        def fill() -> None:
+            with contextlib.suppress(AssertionError):  # the refusal
+                while True:
+                    self.etcd.put(name, bytes(_FILLER_BYTES))
+
+        def clear() -> None:
+            self.etcd.delete(name)
+            self.etcd.compact()
+            for member in self.etcd.members:
+                member.request("POST", "/v3/maintenance/defragment", "{}")
+            self.etcd.call("maintenance/alarm", {"action": "DEACTIVATE", "alarm": "NOSPACE"})
+
+        with self._fault("full etcd", ["etcd"], fill, clear):
+            yield
 
     @contextmanager
     def etcd_killed(self, *members: EtcdMember) -> Iterator[None]:

@@ -71,6 +71,11 @@ class ChaosFleet(FaultyFleet):
         for name, node in self.all_nodes.items():
             (self._reports / f"{name}.log").write_text("\n".join(node.log_lines) + "\n")
 
+    def busiest(self) -> str:
+        """The node that leads most slots."""
+        leads = self.leads()
+        return max(sorted(leads), key=lambda name: leads[name])
+
     def drain_queues(self, load: Workload) -> None:
         """Wait until nothing of this load is queued or runs."""
 

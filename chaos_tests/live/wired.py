@@ -6,15 +6,21 @@ the other way there are only probes and questions), `a>etcd-0`, `client>a`, `w1>
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import pytest
 
 from chaos_tests.live.proxies import Address, Link, Proxies
 from tests.support.etcd import Etcd
 from tests.support.faulty import FailingCalls
 from tests.support.fleet import SHORT_LEASE, Fleet, FleetNode
+from tests.support.machine import NEEDS, need_command, need_root
+
+SMALL_DISK_BYTES: Final = 24 * 1024 * 1024
 
 
 class WiredFleet(Fleet):
@@ -27,13 +33,16 @@ class WiredFleet(Fleet):
         *options: str,
         spare: Sequence[str] = "",
         etcd_options: Sequence[str] = (),
-        environments: Mapping[str, Mapping[str, str]] | None = None,
+        clocks: Sequence[str] = "",
+        small_disks: Sequence[str] = "",
     ) -> None:
-        """`spare`: nodes that may join later; the links to them exist from the beginning. `environments`: of
-        nodes that are to have one of their own."""
+        """`spare`: nodes that may join later; the links to them exist from the beginning. `clocks`: nodes
+        whose time of day can jump; skips without libfaketime. `small_disks`: nodes whose data directory is a
+        file system of its own, of SMALL_DISK_BYTES; skips without root."""
         self.proxies = Proxies()
         self.disks: dict[str, FailingCalls] = {}
-        self._environments = dict(environments or {})
+        self._clocks = tuple(clocks)
+        self._mounts: list[Path] = []
         self._nodes_at: dict[str, str] = {}  # by the address of a link
         self._wired = False
         directory.mkdir(parents=True, exist_ok=True)
@@ -41,6 +50,8 @@ class WiredFleet(Fleet):
         super().__init__(directory, (*names, *spare), *(options or SHORT_LEASE), etcd=etcd, fleet="chaos")
         self._own_etcd = True
         self.spare = {name: self.nodes.pop(name) for name in spare}
+        for name in small_disks:
+            self._mount(directory / name)
 
     @property
     def all_nodes(self) -> dict[str, FleetNode]:
@@ -49,7 +60,9 @@ class WiredFleet(Fleet):
 
     def make(self, name: str, *options: str, **settings: Any) -> FleetNode:
         disk = self.disks[name] = FailingCalls(self.directory / f"{name}.faults")
-        environment = {**disk.environment, **self._environments.get(name, {})}
+        environment = dict(disk.environment)
+        if name in self._clocks:
+            environment |= _fake_clock(self.directory / f"{name}.clock")
         node = self.nodes[name] = FleetNode(
             name,
             self.directory / name,
@@ -83,6 +96,19 @@ class WiredFleet(Fleet):
             node.close()
         super().close()
         self.proxies.close()
+        for path in self._mounts:
+            subprocess.run(["umount", "--lazy", str(path)], check=False, capture_output=True)
+
+    def _mount(self, path: Path) -> None:
+        """A small file system in memory."""
+        need_root()
+        path.mkdir(parents=True)
+        size = f"size={SMALL_DISK_BYTES}"
+        command = [need_command("mount"), "-t", "tmpfs", "-o", size, "tmpfs", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"{NEEDS}the right to mount a tmpfs: {done.stderr.strip()}")
+        self._mounts.append(path)
 
     # ---- links
 
@@ -132,6 +158,20 @@ class WiredFleet(Fleet):
             for name, link in self.proxies.links.items():
                 self._nodes_at[_text(link.address)] = name.partition(">")[2]
         return self._nodes_at.get(server, "")
+
+
+def _fake_clock(path: Path) -> dict[str, str]:
+    """The environment of a process whose time of day is what the file says; monotonic time is left alone."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip(f"{NEEDS}libfaketime: apt-get install libfaketime")
+    path.write_text("+0")
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(path),
+        "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 def _text(address: Address) -> str:

@@ -61,6 +61,7 @@ class Shape:
 
     rate: float = 60.0  # background jobs a second
     job_seconds: float = 0.02
+    payload_bytes: int = 64
     clients: tuple[str, ...] = ("client",)
     workers: tuple[str, ...] = ("w1", "w2")
     askers: int = ASKERS
@@ -80,6 +81,7 @@ class Workload:
         self.wrong_results: list[str] = []
         self._roads = roads
         self._dice = random.Random(self.shape.seed)
+        self._payload = bytes(self.shape.payload_bytes)
         self._numbers = itertools.count()
         self._recent: deque[str] = deque(maxlen=RECENT_KEYS)
         self._stop = asyncio.Event()
@@ -169,6 +171,11 @@ class Workload:
         until = self.acknowledged + jobs
         eventually(lambda: self.acknowledged >= until, timeout_seconds=timeout_seconds)
 
+    def run_for(self, seconds: float) -> None:
+        """Let it go on for so long, whether anything is acknowledged or not."""
+        until = self.history.now() + seconds
+        eventually(lambda: self.history.now() >= until, timeout_seconds=2 * seconds + 10)
+
     # ---- callers
 
     async def _pause(self, seconds: float) -> None:
@@ -227,7 +234,9 @@ class Workload:
     ) -> None:
         call = self.history.submit(f"{function}/{unique}", priority=priority, order=order)
         try:
-            job = await client.submit(function, unique, unique=unique, priority=priority, background=True)
+            job = await client.submit(
+                function, self._payload, unique=unique, priority=priority, background=True
+            )
         except GearfleetError as error:
             # Also a refusal: it may be that of a second try, and the first one was taken.
             self.history.unknown(call, str(error))

@@ -1,0 +1,123 @@
+"""Networks that fall apart: what is sent is lost, nothing is refused, and clients still reach every node.
+
+Nodes give a silent peer ten seconds before they go on without it, whatever its lease says: it may be only slow.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos_tests.live.conftest import StartChaosFleet
+from chaos_tests.live.fleet import ChaosFleet
+
+
+@pytest.mark.short
+def test_a_node_is_cut_off_from_the_others_and_from_etcd(fleet: ChaosFleet) -> None:
+    with fleet.under_load() as load:
+        with fleet.partition("a", "bc", etcd="bc"):
+            load.flow(100)
+        load.flow()
+
+
+@pytest.mark.parametrize("seconds", [10, 30])
+def test_a_node_is_cut_off_from_the_others_but_not_from_etcd(fleet: ChaosFleet, seconds: float) -> None:
+    """Its key is there, so that only silence tells; the others take over from it all the same."""
+    with fleet.under_load() as load:
+        with fleet.partition(fleet.busiest(), "".join(set("abc") - {fleet.busiest()})):
+            load.run_for(seconds)
+        load.flow()
+
+
+@pytest.mark.parametrize("seconds", [10, 30])
+def test_everybody_is_cut_off_from_everybody(fleet: ChaosFleet, seconds: float) -> None:
+    with fleet.under_load() as load:
+        with fleet.partition("a", "b", "c"):
+            load.run_for(seconds)
+        load.flow()
+
+
+def test_a_bridge_two_nodes_do_not_hear_each_other_and_a_third_hears_both(fleet: ChaosFleet) -> None:
+    with fleet.under_load() as load:
+        with fleet.unheard("a", "c"):
+            load.run_for(15)
+        load.flow()
+
+
+def test_all_are_cut_off_from_etcd(fleet: ChaosFleet) -> None:
+    """Slots whose copies all answer go on."""
+    with fleet.under_load() as load:
+        with fleet.partition("abc", etcd=""):
+            load.run_for(3)
+            load.flow(100)
+        load.flow()
+
+
+def test_a_node_is_cut_off_from_etcd_only(fleet: ChaosFleet) -> None:
+    with fleet.under_load() as load:
+        with fleet.partition("abc", etcd="ac"):
+            load.run_for(5)
+            load.flow()
+        load.flow()
+
+
+def test_what_a_primary_tells_etcd_is_lost_and_what_etcd_tells_it_is_not(fleet: ChaosFleet) -> None:
+    with fleet.under_load() as load:
+        with fleet.one_way("a", "etcd"):
+            load.run_for(5)
+            load.flow()
+        load.flow()
+
+
+@pytest.mark.parametrize(("speaker", "listener"), [("a", "b"), ("b", "a")])
+def test_what_one_copy_tells_another_is_lost(fleet: ChaosFleet, speaker: str, listener: str) -> None:
+    """The other direction is as ever. Once the lower name speaks, which has opened the stream, once the other."""
+    with fleet.under_load() as load:
+        with fleet.one_way(speaker, listener):
+            load.run_for(15)
+        load.flow()
+
+
+def test_a_partition_and_then_a_kill(fleet: ChaosFleet) -> None:
+    """The node that was cut off is wanted again as soon as the network is whole."""
+    with fleet.under_load() as load:
+        with fleet.partition("c", "ab", etcd="ab"):
+            load.flow(50)
+        fleet.kill("a")
+        fleet.wait_until_serving()
+        load.flow()
+        fleet.restart("a")
+
+
+def test_a_kill_within_a_partition(fleet: ChaosFleet) -> None:
+    with fleet.under_load() as load:
+        with fleet.partition("c", "ab", etcd="ab"):
+            load.flow(50)
+            fleet.kill("b")
+            load.run_for(5)
+        fleet.wait_until_serving()
+        load.flow()
+
+
+def test_refusals_are_no_proof_of_death(fleet: ChaosFleet) -> None:
+    """A firewall that refuses on all links between nodes: each is told to be dead by the others, and lives."""
+    with fleet.under_load() as load:
+        with fleet.refused("a>b", "b>a", "a>c", "c>a"):
+            load.run_for(5)
+            load.flow()
+        load.flow()
+
+
+@pytest.mark.parametrize("shape", ["one", "majority", "minority third", "ring"])
+def test_five_nodes_fall_apart(start_chaos_fleet: StartChaosFleet, shape: str) -> None:
+    fleet = start_chaos_fleet("abcde", "--bootstrap-nodes", "5")
+    with fleet.under_load() as load:
+        if shape == "ring":  # each hears two neighbours, so that every majority is another one
+            with fleet.unheard("a", "c"), fleet.unheard("b", "d"), fleet.unheard("c", "e"):
+                with fleet.unheard("d", "a"), fleet.unheard("e", "b"):
+                    load.run_for(15)
+        else:
+            sides = {"one": ("a", "bcde"), "majority": ("ab", "cde"), "minority third": ("e", "abcd")}[shape]
+            with fleet.partition(*sides, etcd=sides[1]):
+                load.run_for(10)
+                load.flow()
+        load.flow()
