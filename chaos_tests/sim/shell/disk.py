@@ -537,6 +537,7 @@ class SimJournal(Journal):
         self._world: World = process.world
         self._queue: Any = _Queue(self)
         self._at_work = False
+        self._over = False  # the thread has ended
         self._seal_timer: Event | None = None
         self._watcher: JournalWatcher | None = process.journal_watcher
         if self._watcher is not None:
@@ -558,7 +559,7 @@ class SimJournal(Journal):
         super()._drop(segment_number)
 
     def wake(self) -> None:
-        if self._at_work:
+        if self._at_work or self._over:
             return
         self._at_work = True
         if self._seal_timer is not None:
@@ -578,8 +579,8 @@ class SimJournal(Journal):
             raise
         self._at_work = False
         if not goes_on:
-            return
-        if self._queue.waiting:
+            self._over = True
+        elif self._queue.waiting:
             self.wake()
         elif not self._sealed:
             self._seal_timer = self._world.after(SEAL_SECONDS, self._process.post, self._idle)

@@ -74,6 +74,7 @@ class Node:
         self.reason = ""  # why the last start ended
         self.on_exit: Callable[[Node], None] = lambda node: None
         self._segments: dict[int, bytearray] = {}  # durable entries by segment
+        self._dropped_before = 0  # earlier ones are history, there or not
         settings = _settings(name, self.host.address, etcd, nodes, segment_bytes)
         self.settings = settings.model_copy(update={"data_dir": SimPath(self.host.disk, DATA)})
 
@@ -156,14 +157,19 @@ class Node:
         directory = self.server._directory
         assert directory is not None
         identity = directory.identity.hex
-        found = {number: _entries(file) for number, file in self._journal_files()}
-        found.pop(journal._segment_number, None)
+        if identity != self.identity:
+            self._dropped_before = 0
+        found = {
+            number: _entries(file)
+            for number, file in self._journal_files()
+            if self._dropped_before <= number < journal._segment_number
+        }
         if identity != self.identity:
             if self.identity and not self.damaged:
                 self.world.fail(f"{self.name}: its disk was good, and it has a new identity")
             self.account.lost_disk(self.identity)
             self.identity = identity
-            self._segments, self.disk = {}, []
+            self._segments, self.disk, self._dropped_before = {}, [], 0
             if any(found.values()):
                 self.world.fail(f"{self.name}: a new identity with old entries")
         elif not self.damaged:
@@ -192,6 +198,7 @@ class Node:
             self.disk.append(data)
 
     def dropped(self, before: int) -> None:
+        self._dropped_before = before
         for number in [number for number in self._segments if number < before]:
             del self._segments[number]
 
