@@ -264,16 +264,20 @@ class _Check:
             if has_unique(key) and len(jobs) > 1:
                 other = jobs[position - 1] if position else jobs[1]
                 first, second = sorted((job.runs[0], other.runs[0]), key=lambda run: run.begun)
-                self._duplicated(job, first, second, f"run as {other.handle}, too: no submit made both")
+                text = f"run as {other.handle}, too: no submit made both"
+                self._duplicated(job, first, second, text, by_any_road=job.foreground)
             elif any(call.begun < job.first_run and call.outcome is not Kind.REFUSED for call in calls):
                 self._report(self._result.unexpected, job.first_run, job, "run, and no submit made it")
 
-    def _duplicated(self, job: Job, first: Run, second: Run, text: str) -> None:
+    def _duplicated(self, job: Job, first: Run, second: Run, text: str, *, by_any_road: bool = False) -> None:
+        """`by_any_road`: nobody knows by way of which node its client submitted it."""
         events = self._account.events
         begin, end = events[first.begun].at - self._grace_seconds, events[second.begun].at
         nodes = {run.node for run in (first, second) if run.node} | self._account.led(job.slot, begin, end)
         if job.foreground and job.acked != NEVER and (node := events[job.acked].node):
             nodes.add(node)
+        if by_any_road:
+            nodes.clear()
         workers = (first.worker, second.worker)
         fault = self._account.fault_of(workers, nodes, begin, end, foreground=job.foreground)
         if fault is None:

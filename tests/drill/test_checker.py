@@ -331,6 +331,19 @@ def test_a_foreground_job_that_its_client_submitted_again_is_explained_by_the_cl
     assert found(story.check()) == {"duplicated_explained": 1}
 
 
+def test_a_foreground_job_whose_road_broke_before_its_caller_was_told_of_it_is_explained(
+    story: Story,
+) -> None:
+    """It had asked another node, which passed it on."""
+    call = story.submit("f/1")
+    story.work("f/1", FOREGROUND)
+    story.fault("freeze", "c")
+    story.ack(call, "H:a:1.tff.2", "a")
+    story.work("f/1", "H:a:1.tff.2", "w2")
+    story.result(call)
+    assert found(story.check()) == {"duplicated_explained": 1}
+
+
 # ---- coalescing
 
 
