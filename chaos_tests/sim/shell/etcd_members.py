@@ -81,6 +81,13 @@ class EtcdMembers:
             process.freeze()
             self.cluster.cut(number)
 
+    def thaw(self, number: int) -> None:
+        """SIGCONT."""
+        process = self._processes[number]
+        if process is not None and process.frozen:
+            process.thaw()
+            self.cluster.join(number)
+
     def heal(self) -> None:
         """All run, and reach each other."""
         for number, process in enumerate(self._processes):

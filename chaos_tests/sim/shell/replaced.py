@@ -108,11 +108,9 @@ def names(world: World) -> list[tuple[str, str, Any]]:
         ("cluster.replication.log", "SLOT_MASK", slots - 1),
         ("cluster.node.client", "SLOT_MASK", slots - 1),
     ]  # fmt: skip
-    with contextlib.suppress(ImportError):
-        from chaos_tests.sim.shell.grpc_aio import names as grpc_names
+    from chaos_tests.sim.shell import grpc_aio, workload
 
-        rows += grpc_names(world)
-    return rows
+    return rows + grpc_aio.names(world) + workload.names(world, dice)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from chaos_tests.sim.shell.kernel import Broken, World
 from chaos_tests.sim.shell.replaced import SLOTS
 from chaos_tests.sim.shell.troubles import Trouble, Troubles, schedule, wipe
 from chaos_tests.sim.shell.users import Client, Told, Worker
+from chaos_tests.sim.shell.workload import HAClient, HAWorker
 from chaos_tests.sim.turns.account import Account
 from cluster.drill.checker import Verdict, check
 from cluster.drill.history import History
@@ -29,7 +30,8 @@ from cluster.placement.view import FleetMap
 
 TROUBLED_SECONDS: Final = 12.0
 HEALED_SECONDS_MAX: Final = 90.0
-ACCOUNT_SECONDS: Final = 0.25  # how often disks are compared with what was promised
+ACCOUNT_SECONDS: Final = 0.5  # how often disks are compared with what was promised
+LOOK_SECONDS: Final = 0.05  # how often it is looked whether the fleet is at rest
 RESTART_SECONDS: Final = (0.1, 1.5)  # by a supervisor, after a node has ended by itself
 MAP_KEY: Final = b"/gearfleet/default/map"
 NODES_PREFIX: Final = b"/gearfleet/default/nodes/"
@@ -64,15 +66,22 @@ class Run:
         self.history = History(lambda: world.now)
         self.told = Told(self.history)
         names = list(self.hosts)
-        self.clients = [Client(world, f"client{number}", names, self.told) for number in range(2)]
-        self.workers = [Worker(world, f"worker{number}", names, self.told) for number in range(2)]
-        self.users = [user.name for user in (*self.clients, *self.workers)]
+        self.clients: list[Client | HAClient] = [
+            self.dice.choice((Client, HAClient))(world, f"client{number}", names, self.told)
+            for number in range(2)
+        ]
+        self.workers: list[Worker | HAWorker] = [
+            self.dice.choice((Worker, HAWorker))(world, f"worker{number}", names, self.told)
+            for number in range(2)
+        ]
+        self.users = {user.name: user for user in (*self.clients, *self.workers)}
         self.schedule = [
             trouble for trouble in schedule(seed, TROUBLED_SECONDS) if trouble.number not in skip
         ]
         self.troubles = Troubles(self)
         self.fleet_map: FleetMap | None = None
         self._accounted_at = 0.0
+        self._look_at = 0.0
         self._began = world.now
         for node in self.nodes:
             node.fleet = self  # type: ignore[attr-defined]
@@ -85,8 +94,8 @@ class Run:
             self.etcd.start()
             for node in self.nodes:
                 world.after(self.dice.uniform(0.0, 0.1), node.start)
-            for client in self.clients:
-                client.start(world.now + TROUBLED_SECONDS)
+            for user in self.users.values():
+                user.start(world.now + TROUBLED_SECONDS)
             for trouble in self.schedule:
                 world.at(self._began + trouble.at, self.troubles.begin, trouble)
             world.run(TROUBLED_SECONDS)
@@ -161,7 +170,7 @@ class Run:
         now = self.world.now
         try:
             for node in self.nodes:
-                if node.alive:
+                if node.alive and node.has_changed():
                     account.watch(node, now)  # type: ignore[arg-type]
             if self.told.news:
                 self._acknowledged()
@@ -191,6 +200,9 @@ class Run:
     # ---- rest
 
     def _at_rest(self) -> bool:
+        if self.world.now < self._look_at:
+            return False
+        self._look_at = self.world.now + LOOK_SECONDS
         return not self._owed()
 
     def _owed(self) -> str:
@@ -204,6 +216,9 @@ class Run:
             return "nodes in sync: " + ", ".join(
                 f"{node.name} {'up' if node.alive else 'down'} {node.reason}" for node in self.nodes
             )
+        waiting = {client.name: len(client.open) for client in self.clients if isinstance(client, HAClient)}
+        if any(waiting.values()):
+            return f"answers to clients: {waiting}"
         left = {node.name: node.node.ledger.count() for node in self.nodes}
         return f"empty queues: {left}" if any(left.values()) else ""
 

@@ -49,6 +49,8 @@ KINDS: Final[dict[str, float]] = {
     "cut_user": 2,
     "reset": 2,
     "slow_link": 2,
+    "kill_user": 3,
+    "freeze_user": 2,
     "slow_disk": 3,
     "full_disk": 1,
     "failing_fsync": 1,
@@ -60,6 +62,7 @@ KINDS: Final[dict[str, float]] = {
     "etcd_compacted": 1,
     "etcd_slow": 2,
     "etcd_answers_lost": 2,
+    "etcd_full": 1,
     "remove_key": 1,
 }
 
@@ -243,12 +246,12 @@ class Troubles:
             self._cut(node, member, dice, (node,))
 
     def cut_user(self, dice: Random) -> None:
-        node, user = dice.choice(self.names), dice.choice(self.run.users)
+        node, user = dice.choice(self.names), dice.choice(list(self.run.users))
         self._cut(user, node, dice, (node, user))
 
     def reset(self, dice: Random) -> None:
         one = dice.choice(self.names)
-        other = dice.choice([name for name in (*self.names, *self.run.users) if name != one])
+        other = dice.choice([name for name in (*self.names, *list(self.run.users)) if name != one])
         self.run.history.healed(self._fault("reset", one, other))
         self.world.network.reset(one, other)
 
@@ -259,6 +262,24 @@ class Troubles:
         network = self.world.network
         network.slow(one, other, slow)
         self._for_a_while(2 * self._lasts(dice), network.slow, one, other, 0.0, fault=fault)
+
+    # ---- users
+
+    def kill_user(self, dice: Random) -> None:
+        user = self.run.users[dice.choice(list(self.run.users))]
+        pause = self._lasts(dice)
+        if user.process.alive:
+            fault = self._fault("user killed", user.name)
+            user.kill()
+            self._for_a_while(pause, lambda: user.start(user.until), fault=fault)
+
+    def freeze_user(self, dice: Random) -> None:
+        user, seconds = self.run.users[dice.choice(list(self.run.users))], self._lasts(dice)
+        process = user.process
+        if process.alive and not process.frozen:
+            fault = self._fault("user frozen", user.name)
+            process.freeze()
+            self._for_a_while(seconds, process.thaw, fault=fault)
 
     # ---- disks
 
@@ -318,9 +339,12 @@ class Troubles:
         etcd = self.run.etcd
         number = dice.randrange(len(etcd.names))
         fault = self._fault("etcd member", "etcd")
-        how = dice.choice(("kill", "cut", "lag"))
+        how = dice.choice(("kill", "freeze", "cut", "lag"))
         self.world.say("etcd member", number, how)
-        if how == "kill":
+        if how == "freeze":
+            etcd.freeze(number)
+            self._for_a_while(self._lasts(dice), etcd.thaw, number, fault=fault)
+        elif how == "kill":
             etcd.kill(number)
             self._for_a_while(self._lasts(dice), etcd.restart, number, fault=fault)
         elif how == "cut":
@@ -335,11 +359,17 @@ class Troubles:
         etcd = self.run.etcd
         fault = self._fault("etcd outage", "etcd")
         down = dice.sample(range(len(etcd.names)), dice.randint(2, len(etcd.names)))
-        for number in down:
-            etcd.kill(number)
-        self._for_a_while(
-            2 * self._lasts(dice), lambda: [etcd.restart(number) for number in down], fault=fault
+        begin, end = dice.choice(
+            (
+                (etcd.kill, etcd.restart),
+                (etcd.kill, etcd.restart),
+                (etcd.freeze, etcd.thaw),
+                (etcd.cluster.cut, etcd.cluster.join),
+            )
         )
+        for number in down:
+            begin(number)
+        self._for_a_while(2 * self._lasts(dice), lambda: [end(number) for number in down], fault=fault)
 
     def etcd_compacted(self, dice: Random) -> None:
         self.world.say("etcd compacted")
@@ -363,6 +393,14 @@ class Troubles:
         fault = self._fault("etcd answers lost", "etcd")
         cluster.answers_lost = 0.5
         self._for_a_while(self._lasts(dice), setattr, cluster, "answers_lost", 0.0, fault=fault)
+
+    def etcd_full(self, dice: Random) -> None:
+        """The space alarm: it answers, and takes nothing."""
+        state = self.run.etcd.cluster.state
+        fault = self._fault("etcd full", "etcd")
+        state.full = True
+        self.world.say("etcd full")
+        self._for_a_while(self._lasts(dice), setattr, state, "full", False, fault=fault)
 
     def remove_key(self, dice: Random) -> None:
         """Somebody deletes a node's key, as a wrong proof of death does."""
@@ -392,6 +430,11 @@ class Troubles:
                     if process.frozen:
                         process.thaw()
             self._up(node)
+        for user in self.run.users.values():
+            if not user.process.alive:
+                user.start(user.until)
+            elif user.process.frozen:
+                user.process.thaw()
 
 
 def wipe(node: Node) -> None:

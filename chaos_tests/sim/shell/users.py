@@ -17,7 +17,7 @@ from cluster.wire import Decoder, request
 from cluster.wire import packets as wire
 
 if TYPE_CHECKING:
-    from chaos_tests.sim.shell.kernel import World
+    from chaos_tests.sim.shell.kernel import Process, World
     from cluster.drill.history import History
 
 FUNCTION: Final = b"f"
@@ -90,7 +90,9 @@ class Told:
 class Client:
     """See the module's docstring."""
 
-    def __init__(self, world: World, name: str, nodes: list[str], told: Told) -> None:
+    def __init__(self, world: World, name: str, nodes: list[str], told: Told, haste: float = 1.0) -> None:
+        """`haste`: how many times more it submits than usual."""
+        self.haste = haste
         self.dice = world.dice_for(f"client {name}")
         self.world = world
         self.name = name
@@ -98,11 +100,16 @@ class Client:
         self.told = told
         self.until = 0.0  # when it stops submitting
         self.counter = 0
-        self.process = world.process(world.host(name))
+        self.process: Process
 
     def start(self, until: float) -> None:
         self.until = until
+        self.process = self.world.process(self.world.host(self.name))
         self.process.spawn(self._run())
+
+    def kill(self) -> None:
+        """kill -9. It can be started again."""
+        self.process.kill()
 
     async def _run(self) -> None:
         while self.world.now < self.until:
@@ -116,7 +123,7 @@ class Client:
         try:
             if self.dice.random() < 0.3:
                 connection.send(wire.OPTION_REQ, wire.OPTION_GEARFLEET)
-            pace = self.dice.choice((0.01, 0.15, 0.5))
+            pace = self.dice.choice((0.04, 0.4, 1.0)) / self.haste
             for _ in range(self.dice.randint(1, 25)):
                 if self.world.now > self.until:
                     break
@@ -173,9 +180,20 @@ class Worker:
         self.name = name
         self.told = told
         self.work_seconds = self.dice.choice((0.002, 0.05, 0.4))
-        self.process = world.process(world.host(name))
-        for node in nodes:
-            self.process.spawn(self._serve(node, world.dice_for(f"worker {name} at {node}")))
+        self.until = 0.0
+        self.nodes = nodes
+        self.process: Process
+
+    def start(self, until: float) -> None:
+        """It works for ever; `until` is of those who submit."""
+        self.until = until
+        self.process = self.world.process(self.world.host(self.name))
+        for node in self.nodes:
+            self.process.spawn(self._serve(node, self.world.dice_for(f"worker {self.name} at {node}")))
+
+    def kill(self) -> None:
+        """kill -9. It can be started again."""
+        self.process.kill()
 
     async def _serve(self, node: str, dice: Random) -> None:
         while True:

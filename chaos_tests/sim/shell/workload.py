@@ -48,7 +48,8 @@ class HAClient:
         self.told = told
         self.until = 0.0
         self.dice = world.dice_for(f"client {name}")
-        self.process: Process = world.process(world.host(name))
+        self.process: Process
+        self.open: dict[int, None] = {}  # calls whose end is awaited
         self._servers = _addresses(world, nodes)
         self._counter = 0
         self._order = 0
@@ -56,7 +57,15 @@ class HAClient:
     def start(self, until: float) -> None:
         """Submit until then; what is under way is waited for after it."""
         self.until = until
+        self.process = self.world.process(self.world.host(self.name))
         self.process.spawn(self._run())
+
+    def kill(self) -> None:
+        """kill -9: nobody is there any more to be told anything. It can be started again."""
+        self.process.kill()
+        for call in self.open:
+            self.told.history.unknown(call, "its client was killed")
+        self.open.clear()
 
     async def _run(self) -> None:
         dice = self.dice
@@ -92,6 +101,7 @@ class HAClient:
         priority = self.dice.choice(PRIORITIES)
         history = self.told.history
         call = history.submit(f"{NAME}/{unique}", priority=priority, order=order)
+        self.open[call] = None
         try:
             job = await client.submit(
                 NAME, self._payload(unique), unique=unique, priority=priority, background=True
@@ -100,6 +110,8 @@ class HAClient:
             # Also a refusal: it is the last of several attempts, and an earlier one may have been taken.
             history.unknown(call, str(error))
             return
+        finally:
+            self.open.pop(call, None)
         assert job.handle is not None
         handle = job.handle.encode()
         history.ack(call, handle=job.handle, node=_node_of(self.world, job.server))
@@ -110,6 +122,7 @@ class HAClient:
     async def _foreground(self, client: AsyncHAClient, unique: str) -> None:
         history = self.told.history
         call = history.submit(f"{NAME}/{unique}")
+        self.open[call] = None
         payload = self._payload(unique)
         handle = None
         try:
@@ -133,6 +146,8 @@ class HAClient:
             self.world.say("result", unique)
             if result not in (payload, STOCK_RESULT):
                 self.world.fail(f"{self.name}: the result of {unique} is {result!r}")
+        finally:
+            self.open.pop(call, None)
 
     def _payload(self, unique: str) -> bytes:
         return unique.encode() + b"." * self.dice.choice((0, 0, 10, 1000))
@@ -149,8 +164,18 @@ class HAWorker:
         self._servers = _addresses(world, nodes)
         self._concurrency = self.dice.choice((1, 1, 4))
         self._work_seconds = self.dice.choice((0.002, 0.05, 0.5))
-        self.process: Process = world.process(world.host(name))
+        self.until = 0.0
+        self.process: Process
+
+    def start(self, until: float) -> None:
+        """It works for ever; `until` is of those who submit."""
+        self.until = until
+        self.process = self.world.process(self.world.host(self.name))
         self.process.spawn(self._run())
+
+    def kill(self) -> None:
+        """kill -9. It can be started again."""
+        self.process.kill()
 
     async def _run(self) -> None:
         while True:
