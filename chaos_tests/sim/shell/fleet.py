@@ -74,6 +74,7 @@ class Node:
         self.reason = ""  # why the last start ended
         self.on_exit: Callable[[Node], None] = lambda node: None
         self._segments: dict[int, bytearray] = {}  # durable entries by segment
+        self._looked: tuple[int, int, Any] = (-1, -1, None)
         self._dropped_before = 0  # earlier ones are history, there or not
         settings = _settings(name, self.host.address, etcd, nodes, segment_bytes)
         self.settings = settings.model_copy(update={"data_dir": SimPath(self.host.disk, DATA)})
@@ -94,6 +95,15 @@ class Node:
     @property
     def incarnation(self) -> int:
         return self.part.me.incarnation if hasattr(self, "part") else 0
+
+    def has_changed(self) -> bool:
+        """Whether anything may be different that the account watches."""
+        part = self.part
+        looks = (self.node.log.committed, len(part.replicator.leads), part.view)
+        if looks[:2] == self._looked[:2] and looks[2] is self._looked[2]:
+            return False
+        self._looked = looks
+        return True
 
     # ---- starts and ends
 
@@ -122,7 +132,7 @@ class Node:
             await server.start(ListeningSocket(self.host.address, GEARMAN_PORT))
             await server.stopped.wait()
             self.reason = "failed" if server.failed else "stopped"
-        except StartError as error:
+        except (StartError, OSError) as error:
             self.reason = str(error)
         self.world.say("exit", self.name, self.reason)
         self.world.after(0.0, self._exited, process)

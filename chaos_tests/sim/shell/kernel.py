@@ -124,12 +124,13 @@ class World:
         self.trace = trace
         self.now = START_SECONDS
         self.current: Process | None = None
+        self.loop: SimLoop | None = None  # the running one, as asyncio knows it
         self.hosts: dict[str, Host] = {}
         self.processes: list[Process] = []
         self.callbacks = 0  # that have run
         self.digest = 0
         self.on_step: Callable[[], None] = lambda: None  # every `step_callbacks`
-        self.step_callbacks = 8
+        self.step_callbacks = 10
         self.failure: str | None = None
         self.error: BaseException | None = None  # behind the failure
         self._heap: list[tuple[float, int, Event]] = []
@@ -188,11 +189,15 @@ class World:
         """Everything below the shell is this world's."""
         from chaos_tests.sim.shell.replaced import replaced
 
-        with replaced(self):
-            try:
-                yield
-            finally:
-                self._end()
+        gc.freeze()  # what is here already need not be looked at when the run's own is collected
+        try:
+            with replaced(self):
+                try:
+                    yield
+                finally:
+                    self._end()
+        finally:
+            gc.unfreeze()
 
     def _end(self) -> None:
         """All is dropped, while finalizers still find what they were made with."""
@@ -222,7 +227,13 @@ class World:
 
         Raises Broken.
         """
-        end = self.now + seconds_max
+        try:
+            return self._run_until(condition, self.now + seconds_max)
+        finally:
+            self.loop = None
+            _set_running_loop(None)
+
+    def _run_until(self, condition: Callable[[], bool], end: float) -> bool:
         heap, runnable, pick = self._heap, self._runnable, self._pick
         step_callbacks = self.step_callbacks
         while True:
@@ -342,7 +353,9 @@ class Process:
         """One callback."""
         world = self.world
         world.current = self
-        _set_running_loop(self.loop)
+        if world.loop is not self.loop:
+            world.loop = self.loop
+            _set_running_loop(self.loop)
         try:
             if event._context is None:
                 event._act(*event._arguments)
@@ -353,7 +366,6 @@ class Process:
         except Exception as error:
             self.loop.call_exception_handler({"message": f"callback {event._act}", "exception": error})
         finally:
-            _set_running_loop(None)
             world.current = None
         if self.callbacks_left > 0:
             self.callbacks_left -= 1
