@@ -11,6 +11,7 @@
     nodes.py     nodes, map and slots
     operate.py   drain, join, forget and promote
     restore.py   fleet saved-map and fleet restore
+    drill.py     drill; drill_screen.py shows how it goes
     gearman.py, gearadmin.py   take the place of the stock tools
     admin.py     the text commands of a server, as functions
 

@@ -67,10 +67,13 @@ def timeout_option(default_seconds: float, who: str) -> Callable[[AnyCommand], A
     )
 
 
-def server_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def server_options(
+    *, timeout: bool = True, default: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --servers, --timeout (unless the command has its own) and the TLS options.
 
-    The command gets them all as `servers`.
+    The command gets them all as `servers`: without addresses when it has a default of its own, named here,
+    and nothing was given.
     """
     path = click.Path(path_type=Path)
     options = [
@@ -78,7 +81,7 @@ def server_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Ca
             "--servers",
             "-s",
             metavar="HOST:PORT,…",
-            help=f"Servers to use.  [{SERVERS_ENVIRONMENT}; default: {SERVERS_DEFAULT}]",
+            help=f"Servers to use.  [{SERVERS_ENVIRONMENT}; default: {default or SERVERS_DEFAULT}]",
         ),
         click.option("--tls", is_flag=True, help="Speak TLS and verify the server's certificate."),
         click.option(
@@ -109,7 +112,9 @@ def server_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Ca
             **rest: Any,
         ) -> Any:
             context = client_tls(tls, tls_ca, tls_certificate, tls_key)
-            return command(*arguments, servers=Servers(addresses(servers), answer_seconds, context), **rest)
+            given = servers or os.environ.get(SERVERS_ENVIRONMENT, "").strip()
+            where = addresses(given) if given or not default else ()
+            return command(*arguments, servers=Servers(where, answer_seconds, context), **rest)
 
         result: Callable[..., Any] = wrapped
         for option in reversed(options):

@@ -32,7 +32,7 @@ COMMAND_SECONDS_DEFAULT: Final = 30.0
 LATENCY_MS_DEFAULT: Final = 200
 # A killed node counts as dead when its lease is over, if nobody could prove it sooner.
 NOTICE_SECONDS: Final = 30.0
-UNSURE_SECONDS: Final = 8.0  # the same, when the command failed and most likely did nothing
+UNSURE_SECONDS: Final = 5.0  # the same, when the command failed and most likely did nothing
 ETCD_PORTS: Final = frozenset({"2379"})
 
 Tell = Callable[[str], object]

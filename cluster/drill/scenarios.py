@@ -20,7 +20,7 @@ from cluster.drill.faults import Means
 
 HOLD_SECONDS_DEFAULT: Final = 15.0
 HOLD_SECONDS_ROLLING: Final = 1.0
-STEADY_SECONDS: Final = 3.0  # of undisturbed work before each fault and after the last
+PAUSE_SECONDS_DEFAULT: Final = 3.0  # of undisturbed work before each fault and after the last
 MEND_SECONDS_EXPECTED: Final = 5.0  # what a fleet takes to be whole again, for a plan's times only
 LEADER: Final = "the node that leads most"
 
@@ -44,7 +44,8 @@ class Step:
 
     @property
     def expected_seconds(self) -> float:
-        return STEADY_SECONDS + self.hold_seconds + MEND_SECONDS_EXPECTED
+        """Until the fleet is whole again."""
+        return self.hold_seconds + MEND_SECONDS_EXPECTED
 
 
 def impossible(scenario: Scenario, means: Means) -> str:
@@ -99,29 +100,24 @@ def make_round(
     return steps
 
 
-def seconds_of(steps: Sequence[Step]) -> float:
-    """About how long a round takes."""
-    return sum(step.expected_seconds for step in steps) + STEADY_SECONDS
-
-
-def in_words(steps: Sequence[Step], duration_seconds: float | None) -> list[str]:
+def in_words(steps: Sequence[Step], pause_seconds: float, duration_seconds: float | None) -> list[str]:
     """The plan, a line for each fault, with about when it begins."""
     lines = []
-    at = STEADY_SECONDS
+    at = 0.0
+    fit = 0
     for step in steps:
+        at += pause_seconds
         lines.append(f"{clock(at):>8}  {step.scenario:<12}  {step.words}")
         at += step.expected_seconds
+        fit += duration_seconds is not None and at <= duration_seconds
+    at += pause_seconds
     lines.append(f"{clock(at):>8}  about the end of the round: each fault waits until the fleet is whole")
-    if duration_seconds is not None:
-        rounds = duration_seconds / at if at else 0.0
-        if rounds < 1:
-            done = sum(seconds_of(steps[: index + 1]) <= duration_seconds for index in range(len(steps)))
-            lines.append(
-                f"--duration {clock(duration_seconds)} is about enough for the first {max(1, done)} of "
-                f"{len(steps)} faults"
-            )
-        else:
-            lines.append(f"--duration {clock(duration_seconds)} is about {rounds:.1f} rounds")
+    if duration_seconds is not None and fit < len(steps):
+        some = f"the first {fit} of these {len(steps)} faults" if fit else "the first of these faults"
+        lines.append(f"In {clock(duration_seconds)} there is time for about {some}")
+    elif duration_seconds is not None:
+        rounds = duration_seconds / at
+        lines.append(f"In {clock(duration_seconds)} there is time for about {rounds:.1f} rounds")
     return lines
 
 
@@ -135,12 +131,11 @@ def clock(seconds: float) -> str:
 __all__ = [
     "HOLD_SECONDS_DEFAULT",
     "LEADER",
-    "STEADY_SECONDS",
+    "PAUSE_SECONDS_DEFAULT",
     "Scenario",
     "Step",
     "clock",
     "impossible",
     "in_words",
     "make_round",
-    "seconds_of",
 ]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext, Server
-from client_ha.errors import ClientClosed
+from client_ha.errors import ClientClosed, JobException, JobFailed
 from client_ha.flight import Priority
 from cluster.drill.history import History
 
@@ -252,7 +252,7 @@ class Workload:
     async def _foreground(self, unique: str, priority: Priority) -> None:
         payload = self._payload(unique)
         call = self._begin(unique, priority)
-        acknowledged = False
+        handle = None
         try:
             job = await self._clients[0].submit(
                 self.function, payload, unique=unique, priority=priority, timeout=RESULT_SECONDS
@@ -261,19 +261,20 @@ class Workload:
             while job.handle is None and not job.finished:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)
             if job.handle is not None:
-                acknowledged = True
-                self._acknowledged(call, job.handle, job.server)
+                handle = job.handle
+                self._acknowledged(call, handle, job.server)
             result = await job.result()
+        except (JobFailed, JobException) as error:
+            self._history.result(call, text=f"{type(error).__name__}: {error}")
         except GearfleetError as error:
-            if acknowledged:
-                self._history.result(call, text=f"{type(error).__name__}: {error}")
-            else:
-                self._unanswered(call, error)
+            self._unanswered(call, error)
         except asyncio.CancelledError:
-            if not acknowledged:
-                self._unanswered(call, ClientClosed("the drill ended"))
+            self._unanswered(call, ClientClosed("the drill ended"))
             raise
         else:
+            if job.handle is not None and job.handle != handle:
+                # Its node died, and the client has submitted it again.
+                self._history.ack(call, handle=job.handle, node=self._node_of(job.server or ""))
             self._history.result(call)
             self.counts.results += 1
             if result != payload:

@@ -1,0 +1,373 @@
+"""One drill, from the first look to the last job.
+
+    work undisturbed -> for each step: the fleet is whole -> break -> hold -> mend -> the fleet is whole
+                     -> no more submits -> the queues run empty -> the verdict
+
+One fault at a time, and none while a slot lacks a copy. What was begun is mended on every way out: an error,
+a signal, a fleet that does not recover. Mending is never interrupted; only a second signal leaves at once,
+and says what is still broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from cluster.drill.checker import Verdict, check
+from cluster.drill.faults import (
+    Drain,
+    EtcdOutage,
+    Fault,
+    FaultFailed,
+    Kill,
+    Means,
+    NotMended,
+    SlowLink,
+)
+from cluster.drill.history import History
+from cluster.drill.scenarios import LEADER, PAUSE_SECONDS_DEFAULT, Scenario, Step, clock
+from cluster.drill.watch import NotWhole, Watch
+from cluster.drill.workload import NotReady, Queue, Workload
+from cluster.server.control import ControlError, FleetStatus
+
+RECOVERY_SECONDS_DEFAULT: Final = 120.0
+MEND_TRIES: Final = 3
+MEND_PAUSE_SECONDS: Final = 2.0
+STATUS_SECONDS: Final = 1.0  # between two looks at the fleet, for the display and the timeline
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Exit(IntEnum):
+    KEPT = 0  # the fleet kept its promises
+    BROKEN = 1  # it broke one
+    USAGE = 2  # the drill could not begin, or a fault could not be done
+    NOT_RECOVERED = 3  # the fleet did not become whole again, or a fault could not be mended
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a drill does; see cluster.drill.scenarios."""
+
+    steps: tuple[Step, ...]  # one round
+    nodes: tuple[str, ...]  # all must be up before a fault, and after it
+    targets: tuple[str, ...]  # of these, those that may be killed and drained
+    duration_seconds: float | None = None  # None: one round
+    pause_seconds: float = PAUSE_SECONDS_DEFAULT
+    recovery_seconds: float = RECOVERY_SECONDS_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a drill ended. `reasons`: what its exit code is for, in words."""
+
+    code: Exit
+    reasons: tuple[str, ...]
+    verdict: Verdict | None = None
+    faults: int = 0
+    seconds: float = 0.0
+
+
+class Drill:
+    """`tell` hears what happens, a line each; the attributes are for a display that looks by itself."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        means: Means,
+        watch: Watch,
+        workload: Workload,
+        history: History,
+        tell: Callable[[str], object],
+        leave: Callable[[list[str]], object] = lambda _: os._exit(Exit.INTERRUPTED),
+    ) -> None:
+        """`leave`: end the process at once, after it has told what is still broken."""
+        self.plan = plan
+        self.workload = workload
+        self.status: FleetStatus | None = watch.last
+        self.doing = "starting"  # now, in a few words
+        self.faults = 0  # begun
+        self._means = means
+        self._watch = watch
+        self._history = history
+        self._say = tell
+        self._leave = leave
+        self._began = time.monotonic()
+        self._broken: Fault | None = None  # not mended yet
+        self._open = 0  # the number of the fault that the fleet has not got over yet
+        self._signals = 0
+        self._breaking: asyncio.Task[None] | None = None
+        self._seen: list[FleetStatus] = []  # since the fault began
+        self._leads: dict[int, tuple[str, int]] = {}
+        self._reasons: list[str] = []
+        self._code = Exit.KEPT
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._began
+
+    def tell(self, text: str) -> None:
+        self._say(f"{clock(self.seconds):>6}  {text}")
+
+    # ---- from first to last
+
+    async def run(self) -> Outcome:
+        """Everything. Errors of the fleet and of commands are outcomes, not exceptions."""
+        self._began = time.monotonic()
+        try:
+            with self._heeding_signals():
+                return await self._run()
+        finally:
+            await self.workload.close()
+
+    async def _run(self) -> Outcome:
+        try:
+            await self.workload.check_unused()
+            await self.workload.start()
+        except NotReady as error:
+            self._fail(Exit.USAGE, str(error))
+            return self._outcome(None)
+        watching = asyncio.create_task(self._look_again_and_again())
+        try:
+            if not self._signals:
+                self._breaking = asyncio.create_task(self._break())
+                await asyncio.wait({self._breaking})
+                self._learn(self._breaking)
+            if self._signals:
+                self._fail(Exit.INTERRUPTED, "interrupted")
+            if self._broken is not None:
+                self._fail(Exit.NOT_RECOVERED, self._broken.remedy)
+            elif self._code not in (Exit.KEPT, Exit.NOT_RECOVERED):
+                # After an interruption or a fault that failed: mended, and perhaps not yet whole.
+                await self._whole_at_the_end()
+            return self._outcome(await self._judge())
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    def _learn(self, breaking: asyncio.Task[None]) -> None:
+        """How the faults ended."""
+        if breaking.cancelled() or (error := breaking.exception()) is None:
+            return
+        if isinstance(error, (NotWhole, NotMended)):
+            self._fail(Exit.NOT_RECOVERED, str(error))
+        elif isinstance(error, (FaultFailed, ControlError)):
+            self._fail(Exit.USAGE, str(error))
+        else:
+            raise error
+
+    async def _judge(self) -> Verdict:
+        """Let the queues run empty, then look at the history."""
+        self.doing = "letting the queues run empty"
+        self.tell("no more submits; waiting for the last jobs")
+        queue, drained = Queue(), True
+        try:
+            queue = await self.workload.drain(self.plan.recovery_seconds)
+        except OSError as error:
+            drained = False
+            self._fail(Exit.NOT_RECOVERED, f"nobody knows what is left in the queues: {error}")
+        if queue.jobs:
+            self._fail(
+                Exit.NOT_RECOVERED,
+                f"{queue.jobs} jobs of {self.workload.function} are left after "
+                f"{self.plan.recovery_seconds:g} s: gearfleet work {self.workload.function} -- true takes "
+                "them off",
+            )
+        await self.workload.close()
+        if drained and not queue.jobs:
+            await self.workload.forget()
+        self.doing = "done"
+        return check(
+            self._history,
+            drained=drained and not queue.jobs,
+            queued=queue.waiting,
+            running=queue.running,
+        )
+
+    def _outcome(self, verdict: Verdict | None) -> Outcome:
+        problems = list(self.workload.problems)
+        if verdict is not None and not verdict.valid:
+            problems += verdict.problems
+        if problems and self._code is not Exit.NOT_RECOVERED:
+            self._code = Exit.BROKEN
+        return Outcome(self._code, (*self._reasons, *problems), verdict, self.faults, self.seconds)
+
+    def _fail(self, code: Exit, reason: str) -> None:
+        """The worst of several codes stays: a fleet that is still broken."""
+        self.tell(reason)
+        self._history.note(reason)
+        self._reasons.append(reason)
+        if self._code is not Exit.NOT_RECOVERED:
+            self._code = code
+
+    # ---- the faults
+
+    async def _break(self) -> None:
+        """Round after round. Raises NotWhole, NotMended, FaultFailed and ControlError."""
+        plan = self.plan
+        rounds = itertools.cycle(plan.steps) if plan.duration_seconds is not None else iter(plan.steps)
+        self.tell(f"{self.workload.function}: submitting")
+        for step in rounds:
+            await self._work_undisturbed(plan.pause_seconds)
+            if (
+                plan.duration_seconds is not None
+                and self.faults
+                and self.seconds + step.expected_seconds > plan.duration_seconds
+            ):
+                break
+            await self._do(step)
+        left = plan.pause_seconds if plan.duration_seconds is None else plan.duration_seconds - self.seconds
+        await self._work_undisturbed(max(0.0, left))
+
+    async def _work_undisturbed(self, seconds: float) -> None:
+        self.doing = "working undisturbed"
+        await asyncio.sleep(seconds)
+
+    async def _do(self, step: Step) -> None:
+        await self._whole(f"waiting until the fleet is whole, then: {step.words}")
+        status = await self._watch.look()
+        fault = self._make(step, status)
+        self.faults += 1
+        self.doing = fault.what
+        self.tell(f"{fault.what}  ({step.scenario})")
+        self._open = self._history.fault(fault.what, *fault.touches, note=step.scenario)
+        self._broken = fault
+        self._seen.clear()
+        began = time.monotonic()
+        try:
+            await fault.begin(self._detail)
+            await asyncio.sleep(step.hold_seconds)
+            if doubt := fault.doubt(self._seen):
+                self._detail(doubt)
+        finally:
+            await _uninterrupted(self._mend(fault))
+        await self._whole(f"{fault.what}: waiting until the fleet is whole")
+        self._over()
+        self.tell(f"whole again, {time.monotonic() - began:.1f} s after it began")
+
+    def _make(self, step: Step, status: FleetStatus) -> Fault:
+        """Raises FaultFailed."""
+        if step.scenario is Scenario.ETCD_OUTAGE:
+            return EtcdOutage(self._means)
+        if step.scenario is Scenario.SLOW_LINK:
+            proxy = next(each for each in self._means.slow_proxies if each.name == step.target)
+            return SlowLink(proxy, self._means, status.nodes)
+        if step.target == LEADER:
+            targets = [each for each in status.nodes if each.name in self.plan.targets]
+            node = max(targets, key=lambda each: each.leads)
+        else:
+            node = next(each for each in status.nodes if each.name == step.target)
+        kind = Drain if step.scenario is Scenario.DRAIN else Kill
+        return kind(node, self._means, self._watch)
+
+    async def _mend(self, fault: Fault) -> None:
+        """Several tries. Raises NotMended."""
+        self.doing = f"mending: {fault.what}"
+        for left in reversed(range(MEND_TRIES)):
+            try:
+                await fault.mend(self._detail)
+            except NotMended as error:
+                if not left:
+                    raise
+                self._detail(f"{error}; trying again")
+                await asyncio.sleep(MEND_PAUSE_SECONDS)
+            else:
+                self._broken = None
+                return
+
+    async def _whole(self, doing: str) -> None:
+        """Raises NotWhole."""
+        self.doing = doing
+        await self._watch.wait_whole(self.plan.nodes, self.plan.recovery_seconds)
+
+    async def _whole_at_the_end(self) -> None:
+        self.tell("everything is mended; waiting until the fleet is whole")
+        try:
+            await self._whole("waiting until the fleet is whole")
+        except NotWhole as error:
+            self._fail(Exit.NOT_RECOVERED, str(error))
+        else:
+            self._over()
+
+    def _over(self) -> None:
+        if self._open:
+            self._history.healed(self._open)
+            self._open = 0
+
+    def _detail(self, text: str) -> None:
+        self._history.note(text)
+        self.tell(f"  {text}")
+
+    # ---- the fleet, for the display and the timeline
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            with contextlib.suppress(ControlError):
+                self.status = status = await self._watch.look(slots=True)
+                self._seen.append(status)
+                for slot in status.slots:
+                    if slot.primary and self._leads.get(slot.slot) != (slot.primary, slot.epoch):
+                        self._leads[slot.slot] = (slot.primary, slot.epoch)
+                        self._history.leads(slot.primary, slot.slot, slot.epoch)
+            await asyncio.sleep(STATUS_SECONDS)
+
+    # ---- signals
+
+    @contextlib.contextmanager
+    def _heeding_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        # Under nohup a hang-up is ignored, and stays so.
+        heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in heeded:
+            loop.add_signal_handler(number, self._interrupted)
+        try:
+            yield
+        finally:
+            for number in heeded:
+                loop.remove_signal_handler(number)
+
+    def _interrupted(self) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            self._leave(self.still_broken())
+            return
+        self.tell("stopping: everything is mended first; a second Ctrl-C leaves at once")
+        if self._breaking is not None:
+            self._breaking.cancel()
+
+    def still_broken(self) -> list[str]:
+        """What somebody has to mend who leaves now, and how."""
+        lines = [] if self._broken is None else [self._broken.remedy]
+        function = self.workload.function
+        lines.append(f"{function} may have jobs left: gearfleet work {function} -- true takes them off")
+        return lines
+
+
+async def _uninterrupted(work: Coroutine[None, None, None]) -> None:
+    """Do it to its end, also when this task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error from None
+        raise
+
+
+def node_names(status: FleetStatus) -> Callable[[str], str]:
+    """A node's name by the address at which it serves clients; the address itself when nobody has it."""
+    names = {f"{node.host}:{node.port}": node.name for node in status.nodes if node.host}
+    return lambda address: names.get(address, address)
+
+
+__all__ = ["Drill", "Exit", "Outcome", "Plan", "node_names"]

@@ -1,0 +1,274 @@
+"""`gearfleet drill` against a real fleet: what it does, what it refuses, and that it mends what it began."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from client_ha import HAWorker
+from tests.support import Fleet, eventually
+from tests.support.fleet import FLEET_SECONDS
+from tests.support.program import Program
+
+GEARFLEET = str(Path(sys.executable).with_name("gearfleet"))
+DRILL_SECONDS = 90.0
+FUNCTION = "drill.echo"
+
+StartDrill = Callable[..., Program]
+
+_TELL = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as keeper:
+    keeper.connect(sys.argv[1])
+    keeper.sendall(" ".join(sys.argv[2:]).encode() + b"\\n")
+    sys.exit(keeper.recv(100) != b"done\\n")
+"""
+
+
+class Keeper:
+    """Does to the fleet's processes what commands tell it, as docker and systemd would.
+
+    The processes that it starts end with its thread, so it lives as long as the fleet.
+    """
+
+    def __init__(self, fleet: Fleet, directory: Path) -> None:
+        self.fleet = fleet
+        self.reset()
+        self._program = directory / "tell.py"
+        self._program.write_text(_TELL)
+        self._path = directory / "keeper"
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(self._path))
+        self._socket.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def reset(self) -> None:
+        self.deaf_to_starts = False  # it answers, and starts nothing
+        self.hangs_at_starts = False  # it does not even answer
+        self.done: list[str] = []
+
+    def command(self, what: str) -> str:
+        return shlex.join([sys.executable, "-S", str(self._program), str(self._path)]) + f" {what} {{node}}"
+
+    @property
+    def options(self) -> list[str]:
+        return ["--kill-command", self.command("kill"), "--start-command", self.command("start")]
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                self._obey(connection)
+
+    def _obey(self, connection: socket.socket) -> None:
+        told = connection.recv(100).decode().strip()
+        what, name = told.split()
+        if what == "kill":
+            self.fleet.kill(name)
+        elif self.hangs_at_starts:
+            connection.recv(1)  # until the command is killed
+        elif what == "start" and not self.deaf_to_starts:
+            self.fleet.nodes[name].close()
+            self.fleet.restart(name)
+        self.done.append(told)
+        connection.sendall(b"done\n")
+
+
+@pytest.fixture(scope="module")
+def module_keeper(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
+    keeper = Keeper(fleet, tmp_path_factory.mktemp("keeper"))
+    yield keeper
+    keeper.close()
+
+
+@pytest.fixture
+def keeper(fleet: Fleet, module_keeper: Keeper) -> Iterator[Keeper]:
+    """It has nothing done yet, and the fleet is whole before and after."""
+    module_keeper.reset()
+    yield module_keeper
+    for node in fleet.nodes.values():
+        if not node.running:
+            node.close()
+            node.spawn()
+    fleet.wait_until_in_sync()
+
+
+@pytest.fixture
+def start_drill(fleet: Fleet) -> Iterator[StartDrill]:
+    programs: list[Program] = []
+
+    def start(*options: str) -> Program:
+        peers = ",".join(f"127.0.0.1:{node.peer_port}" for node in fleet.nodes.values())
+        quick = ["--pause", "0.3s", "--hold", "1s", "--recovery-timeout", "30s", "--peer", peers]
+        programs.append(Program([GEARFLEET, "drill", *quick, *options]))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.close()
+
+
+def left(fleet: Fleet) -> list[tuple[int, int, int] | None]:
+    """What the nodes have of the drill's function."""
+    return [node.status(FUNCTION) for node in fleet.serving_nodes]
+
+
+def test_nodes_are_killed_and_drained_in_turn_and_nothing_is_lost(
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill, tmp_path: Path
+) -> None:
+    scenarios = ["--scenario", "rolling-kill", "--scenario", "drain", "--node", "a", "--node", "b"]
+    report, history = tmp_path / "drill.html", tmp_path / "drill.jsonl"
+    drill = start_drill(
+        *keeper.options, *scenarios, "--json", "--report", str(report), "--history", str(history)
+    )
+    assert drill.wait(DRILL_SECONDS) == 0, drill.stderr
+    said = json.loads(drill.stdout)
+    assert keeper.done == ["kill a", "start a", "kill b", "start b", "start a", "start b"]
+    assert said["exit_code"] == 0
+    assert said["faults"] == 4
+    assert said["valid"]
+    assert said["acknowledged"] > 100
+    assert said["lost"] == said["unexpected"] == said["duplicated_unexplained"] == []
+    # Nothing is left behind, not even the function's name.
+    assert left(fleet) == [None, None, None]
+    assert "<svg" in report.read_text()
+    assert len(history.read_text().splitlines()) > 400
+
+
+def test_a_dry_run_tells_the_plan_and_does_nothing(
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
+) -> None:
+    before = [node.process_id for node in fleet.nodes.values()]
+    drill = start_drill("--dry-run", *keeper.options)
+    assert drill.wait(DRILL_SECONDS) == 0
+    lines = drill.stdout.decode().splitlines()
+    assert lines[0] == f"fleet {fleet.fleet}: a, b, c; 3 copies, 2 acknowledge"
+    assert [line.split()[1:4] for line in lines[3:10]] == [
+        *(["rolling-kill", "kill", name + ";"] for name in "abc"),
+        ["leader-loss", "kill", "the"],
+        *(["drain", "drain", name + ";"] for name in "abc"),
+    ]
+    assert lines[-1].strip().endswith("keeper start a")
+    assert b"left out: slow-link: needs --toxiproxy" in drill.stderr
+    assert keeper.done == []
+    assert [node.process_id for node in fleet.nodes.values()] == before
+    assert left(fleet) == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scenario", "rolling-kill"], b"rolling-kill: needs --kill-with or --kill-command"),
+        (["--scenario", "slow-link"], b"slow-link: needs --toxiproxy"),
+        (["--comes-back", "--fleet", "another"], b"the fleet that answers is called"),
+        (["--comes-back", "--node", "x"], b"has no node called x; it has a, b, c"),
+        (["--comes-back", "--duration", "soon"], b"is no time: write 90s, 10m or 1h30m"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is(
+    fleet: Fleet, start_drill: StartDrill, options: list[str], message: bytes
+) -> None:
+    drill = start_drill(*options)
+    assert drill.wait(DRILL_SECONDS) == 2
+    assert message in drill.stderr
+    assert left(fleet) == [None, None, None]
+
+
+def test_no_drill_begins_on_a_degraded_fleet_or_on_a_function_in_use(
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
+) -> None:
+    with fleet.connect("a") as somebody:
+        somebody.can_do(FUNCTION.encode())
+        somebody.settle()
+        drill = start_drill(*keeper.options)
+        assert drill.wait(DRILL_SECONDS) == 2
+        assert f"the function {FUNCTION} is in use (0 jobs, 1 workers)".encode() in drill.stdout
+    fleet.kill("c")
+    eventually(lambda: fleet.status().under_replicated, timeout_seconds=FLEET_SECONDS)
+    drill = start_drill(*keeper.options)
+    assert drill.wait(DRILL_SECONDS) == 2
+    assert b"is degraded, and a drill would make it worse: c is down" in drill.stderr
+    assert keeper.done == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_when_interrupted_it_mends_what_it_broke_and_leaves_nothing(
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill, number: signal.Signals
+) -> None:
+    drill = start_drill(*keeper.options, "--scenario", "leader-loss", "--hold", "5m", "--node", "b")
+    eventually(lambda: keeper.done == ["kill b"], timeout_seconds=DRILL_SECONDS)
+    drill.process.send_signal(number)
+    assert drill.wait(DRILL_SECONDS) == 130, drill.stdout + drill.stderr
+    assert keeper.done == ["kill b", "start b"]
+    assert b"Interrupted; everything is mended" in drill.stdout
+    assert fleet.out_of_sync() == ""
+    assert left(fleet) == [None, None, None]
+
+
+def test_the_second_interruption_leaves_at_once_and_tells_how_to_mend(
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
+) -> None:
+    keeper.hangs_at_starts = True
+    drill = start_drill(
+        *keeper.options, "--scenario", "rolling-kill", "--node", "b", "--function", "left.over"
+    )
+    eventually(lambda: keeper.done == ["kill b"], timeout_seconds=DRILL_SECONDS)
+    drill.process.send_signal(signal.SIGINT)
+    drill.process.send_signal(signal.SIGTERM)
+    assert drill.wait(10.0) == 130
+    said = drill.stdout.decode()
+    assert f"b may be down: {shlex.join(shlex.split(keeper.command('start').format(node='b')))}" in said
+    assert "left.over may have jobs left: gearfleet work left.over" in said
+
+
+def test_a_command_that_fails_ends_the_drill_with_nothing_broken(
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
+) -> None:
+    drill = start_drill("--kill-command", "false {node}", "--comes-back", "--scenario", "rolling-kill")
+    assert drill.wait(DRILL_SECONDS) == 2
+    assert b"false a: ended with 1" in drill.stdout
+    assert fleet.out_of_sync() == ""
+    assert left(fleet) == [None, None, None]
+
+
+def test_a_node_that_does_not_come_back_is_told(
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
+) -> None:
+    keeper.deaf_to_starts = True
+    drill = start_drill(
+        *keeper.options, "--scenario", "rolling-kill", "--node", "c", "--recovery-timeout", "2s"
+    )
+    assert drill.wait(DRILL_SECONDS) == 3
+    assert b"the fleet is not whole after 2 s: c is down" in drill.stdout
+
+
+def test_jobs_that_somebody_takes_away_are_lost_and_the_exit_code_says_so(
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
+) -> None:
+    thief = HAWorker(fleet.addresses, concurrency=4)
+    thief.task(FUNCTION)(lambda job: None)
+    drill = start_drill(*keeper.options, "--scenario", "rolling-kill", "--node", "a", "--json")
+    eventually(lambda: any(left(fleet)), timeout_seconds=DRILL_SECONDS)
+    with thief:
+        assert drill.wait(DRILL_SECONDS) == 1
+    said = json.loads(drill.stdout)
+    assert not said["valid"]
+    assert said["lost"][0]["key"].startswith(FUNCTION + "/")
+    assert any("lost" in reason for reason in said["reasons"])
