@@ -167,7 +167,7 @@ any_events = st.lists(
 
 
 def history_of(events: list[tuple[Kind, dict[str, object]]]) -> History:
-    """Each answer belongs to one of the last calls that have none; a handle keeps the key that it came with."""
+    """Each answer is one of the last calls that have none; a handle keeps the key that it came with."""
     history = History(Ticks())
     waiting: list[int] = []
     key_of: dict[str, str] = {}
