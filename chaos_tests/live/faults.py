@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 from chaos_tests.live.proxies import BOTH, Link, Stream, Toxic, black_hole
 from chaos_tests.live.wired import WiredFleet
 from cluster.drill.history import History
+from cluster.server.control import ControlError
 from tests.support.etcd import EtcdMember
+from tests.support.fleet import FLEET_SECONDS
+from tests.support.waiting import eventually
 
 _SEGMENT_HEADER_BYTES: Final = 48
 _HALF_RECORD_BYTES: Final = 60
@@ -128,6 +132,20 @@ class FaultyFleet(WiredFleet):
         finally:
             self.wake(*(name for name in names if name in self._gone))
 
+    @contextmanager
+    def draining(self, name: str) -> Iterator[None]:
+        """A drain is under way in the block, and is followed no further after it."""
+        worker = Thread(target=self._drain_to_the_end, args=(name,), daemon=True)
+        self.history.note(f"drain of {name}")
+        worker.start()
+        eventually(lambda: self.nodes[name].events("draining"))
+        yield
+        worker.join(FLEET_SECONDS)
+
+    def _drain_to_the_end(self, name: str) -> None:
+        with contextlib.suppress(ControlError, AssertionError):
+            self.drain(name, restart=True)
+
     # ---- links
 
     @contextmanager
@@ -166,10 +184,10 @@ class FaultyFleet(WiredFleet):
             yield
 
     @contextmanager
-    def unheard(self, one: str, other: str) -> Iterator[None]:
-        """Two nodes do not hear each other; all others hear both."""
-        cuts: list[Cut] = [(self.link(f"{one}>{other}"), BOTH), (self.link(f"{other}>{one}"), BOTH)]
-        with self._cuts(f"no word between {one} and {other}", cuts):
+    def unheard(self, *pairs: str) -> Iterator[None]:
+        """The two nodes of each pair do not hear each other: `unheard("ac")`."""
+        links = [self.link(f"{pair[way]}>{pair[1 - way]}") for pair in pairs for way in (0, 1)]
+        with self._cuts(f"no word between {', '.join(pairs)}", [(link, BOTH) for link in links]):
             yield
 
     @contextmanager
@@ -235,7 +253,7 @@ class FaultyFleet(WiredFleet):
 
     @contextmanager
     def full_disk(self, name: str) -> Iterator[None]:
-        """No room is left on the small disk of a node (`small_disks`). It ends, and is started again after."""
+        """No room is left on the small disk of a node (`small_disks`). It ends; afterwards it is started."""
         filler = self.directory / name / "filler"
 
         def fill() -> None:
@@ -252,7 +270,7 @@ class FaultyFleet(WiredFleet):
             yield
 
     def jump_clock(self, name: str, seconds: float) -> None:
-        """The time of day of a node (`clocks`) is so far from ours from now on, its monotonic clock is not."""
+        """The time of day of a node (`clocks`) is so far from ours from now on; monotonic time is not."""
         clock = self.directory / f"{name}.clock"
         number = self.history.fault("clock jump", name, note=f"{seconds:+g} s")
         new = clock.with_suffix(".new")

@@ -65,7 +65,7 @@ def timeout(after_ms: int) -> Toxic:
 
 
 def reset_peer(after_ms: int = 0) -> Toxic:
-    """The connection is reset (RST) after this time."""
+    """A new connection is reset (RST) after this time; one that stands already is ended (FIN)."""
     return Toxic("reset_peer", {"timeout": after_ms})
 
 

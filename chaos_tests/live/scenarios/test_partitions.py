@@ -1,6 +1,7 @@
 """Networks that fall apart: what is sent is lost, nothing is refused, and clients still reach every node.
 
-Nodes give a silent peer ten seconds before they go on without it, whatever its lease says: it may be only slow.
+Nodes give a silent peer ten seconds before they go on without it, as long as its key is there: it may only be
+slow.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def test_everybody_is_cut_off_from_everybody(fleet: ChaosFleet, seconds: float) 
 
 def test_a_bridge_two_nodes_do_not_hear_each_other_and_a_third_hears_both(fleet: ChaosFleet) -> None:
     with fleet.under_load() as load:
-        with fleet.unheard("a", "c"):
+        with fleet.unheard("ac"):
             load.run_for(15)
         load.flow()
 
@@ -70,7 +71,7 @@ def test_what_a_primary_tells_etcd_is_lost_and_what_etcd_tells_it_is_not(fleet: 
 
 @pytest.mark.parametrize(("speaker", "listener"), [("a", "b"), ("b", "a")])
 def test_what_one_copy_tells_another_is_lost(fleet: ChaosFleet, speaker: str, listener: str) -> None:
-    """The other direction is as ever. Once the lower name speaks, which has opened the stream, once the other."""
+    """The other direction is as ever. The lower name has opened the stream between them."""
     with fleet.under_load() as load:
         with fleet.one_way(speaker, listener):
             load.run_for(15)
@@ -99,7 +100,7 @@ def test_a_kill_within_a_partition(fleet: ChaosFleet) -> None:
 
 
 def test_refusals_are_no_proof_of_death(fleet: ChaosFleet) -> None:
-    """A firewall that refuses on all links between nodes: each is told to be dead by the others, and lives."""
+    """A firewall between a and the others: each side takes the other for dead, and all live."""
     with fleet.under_load() as load:
         with fleet.refused("a>b", "b>a", "a>c", "c>a"):
             load.run_for(5)
@@ -112,9 +113,8 @@ def test_five_nodes_fall_apart(start_chaos_fleet: StartChaosFleet, shape: str) -
     fleet = start_chaos_fleet("abcde", "--bootstrap-nodes", "5")
     with fleet.under_load() as load:
         if shape == "ring":  # each hears two neighbours, so that every majority is another one
-            with fleet.unheard("a", "c"), fleet.unheard("b", "d"), fleet.unheard("c", "e"):
-                with fleet.unheard("d", "a"), fleet.unheard("e", "b"):
-                    load.run_for(15)
+            with fleet.unheard("ac", "bd", "ce", "da", "eb"):
+                load.run_for(15)
         else:
             sides = {"one": ("a", "bcde"), "majority": ("ab", "cde"), "minority third": ("e", "abcd")}[shape]
             with fleet.partition(*sides, etcd=sides[1]):

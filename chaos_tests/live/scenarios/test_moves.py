@@ -1,0 +1,54 @@
+"""What an operator does under load: drain, restart one by one, grow and shrink."""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos_tests.live.conftest import StartChaosFleet
+from chaos_tests.live.fleet import ChaosFleet
+
+
+@pytest.mark.short
+def test_a_node_is_drained_under_load(fleet: ChaosFleet) -> None:
+    """No fault: so nothing may run twice."""
+    with fleet.under_load() as load:
+        load.flow(50)
+        fleet.drain("b", restart=True)
+        load.flow(50)
+        fleet.nodes["b"].spawn()
+        fleet.wait_until_in_sync()
+        load.flow()
+
+
+def test_the_nodes_are_restarted_one_by_one(fleet: ChaosFleet) -> None:
+    with fleet.under_load() as load:
+        for name in "abc":
+            fleet.drain(name, restart=True)
+            fleet.nodes[name].spawn()
+            fleet.wait_until_in_sync()
+            load.flow()
+
+
+def test_a_node_dies_while_it_is_drained(fleet: ChaosFleet) -> None:
+    with fleet.under_load() as load:
+        with fleet.draining("c"):
+            fleet.kill("c")
+        fleet.wait_until_serving()
+        load.flow()
+        fleet.restart("c")
+
+
+def test_three_nodes_become_five_and_three_again(start_chaos_fleet: StartChaosFleet) -> None:
+    fleet = start_chaos_fleet("abc", spare="de")
+    with fleet.under_load() as load:
+        fleet.join("d", "e")
+        fleet.wait_until_in_sync()
+        load.flow(100)
+        with fleet.killed("a"):
+            fleet.wait_until_serving()
+            load.flow()
+        fleet.wait_until_in_sync()
+        fleet.leave("b")
+        fleet.leave("d")
+        fleet.wait_until_in_sync()
+        load.flow()
