@@ -52,7 +52,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import itertools
 from asyncio import events as asyncio_events
 from collections import deque
@@ -189,15 +188,11 @@ class World:
         """Everything below the shell is this world's."""
         from chaos_tests.sim.shell.replaced import replaced
 
-        gc.freeze()  # what is here already need not be looked at when the run's own is collected
-        try:
-            with replaced(self):
-                try:
-                    yield
-                finally:
-                    self._end()
-        finally:
-            gc.unfreeze()
+        with replaced(self):
+            try:
+                yield
+            finally:
+                self._end()
 
     def _end(self) -> None:
         """All is dropped, while finalizers still find what they were made with."""
@@ -214,7 +209,6 @@ class World:
                 with contextlib.suppress(Exception, Killed):
                     task.get_coro().close()  # type: ignore[union-attr]
                 _unregister_task(task)
-        gc.collect()
 
     # ---- running
 

@@ -10,6 +10,7 @@ acknowledged jobs done, all queues empty. At last the history is judged (cluster
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -50,6 +51,16 @@ class Result:
     history: History = field(repr=False)
 
 
+class _Time:
+    """A history's clock. It lets go of the world when the run is over."""
+
+    def __init__(self, world: World) -> None:
+        self.world: World | None = world
+
+    def __call__(self) -> float:
+        return self.world.now if self.world is not None else 0.0
+
+
 class Run:
     """One seed."""
 
@@ -63,7 +74,8 @@ class Run:
             Node(world, name, self.etcd.endpoints, 3, self.account, segment_bytes) for name in "abc"
         ]
         self.hosts = {node.name: node for node in self.nodes}
-        self.history = History(lambda: world.now)
+        self._time = _Time(world)
+        self.history = History(self._time)
         self.told = Told(self.history)
         names = list(self.hosts)
         self.clients: list[Client | HAClient] = [
@@ -106,6 +118,7 @@ class Run:
             verdict = check(self.history, drained=True)
             if not verdict.valid:
                 raise Broken("; ".join(verdict.problems))
+            self._time.world = None
             return Result(
                 world.seed,
                 world.digest,
@@ -225,12 +238,16 @@ class Run:
 
 def run(seed: int, *, trace: bool = False, skip: frozenset[int] = frozenset()) -> Result:
     """Play one seed, without the troubles whose numbers are in `skip`. Raises Broken."""
-    played = Run(seed, trace=trace, skip=skip)
+    gc.freeze()  # what is here already need not be looked at when the run is collected
+    last = max((trouble.number for trouble in schedule(seed, TROUBLED_SECONDS)), default=0)
     try:
-        return played.play()
+        return Run(seed, trace=trace, skip=skip).play()
     except Exception as error:
-        error.step = max((trouble.number for trouble in played.schedule), default=0)  # type: ignore[attr-defined]
+        error.step = last  # type: ignore[attr-defined]
         raise
+    finally:
+        gc.collect()
+        gc.unfreeze()
 
 
 def main(argv: list[str]) -> Any:

@@ -209,8 +209,6 @@ class Account:
 
     def promise(self, host: Host, frame: Frame) -> None:
         """A frame leaves: what it promises has to survive."""
-        if not frame.answers and not frame.offers:
-            return
         promised = self.disk(host.identity).promised
         for slot, epoch, verdict, _ in frame.answers:
             if verdict != REJECTED:

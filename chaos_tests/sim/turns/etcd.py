@@ -19,6 +19,7 @@ class Etcd:
         self._etcd = stage.fleet.etcd
         self._views: dict[str, list[View]] = {}  # read, not seen yet
         self._late: list[Swap] = []
+        self.unsure = ""  # a node that has just missed an answer, or seen an old view
         # In some runs hardly any answer to a swap comes.
         self._outcomes = stage.dice.choice(((6, 1, 1, 1), (3, 1, 1, 1), (1, 3, 1, 1), (1, 6, 0, 2)))
 
@@ -32,6 +33,7 @@ class Etcd:
         if found is None or found.incarnation != host.incarnation:
             etcd.put(host.member)
             self._stage.account.changed = True
+        stage.leased[host.name] = stage.fleet.now
         host.part.lease(stage.fleet.now)
         view = etcd.view
         if stage.dice.random() < 0.2:
@@ -45,6 +47,7 @@ class Etcd:
         if host is not None and self._views.get(host.name):
             views = self._views[host.name]
             view = views.pop(self._stage.dice.randrange(len(views)))
+            self.unsure = host.name
             self._stage.turn(host, lambda: host.part.see(view))
 
     def stopped(self, host: Host) -> None:
@@ -64,6 +67,8 @@ class Etcd:
             stage.account.changed = True
             if outcome == "late":
                 self._late.append(swap)
+            if outcome != "good":
+                self.unsure = host.name
             stage.say("propose", host.name, outcome, applied, swap.compare_revision)
             part.swapped()
             if outcome == "good":

@@ -20,14 +20,15 @@ class Nodes:
         self._etcd = etcd
         self._users = users
         self._lost_disks = 0
+        self._slow_disks: set[str] = set()
 
     def write(self, host: Host | None = None) -> bool:
         """A disk has its oldest group."""
         stage = self._stage
         if host is None:
             hosts = list(stage.fleet.hosts.values())
-            host = stage.some(hosts, lambda host: runs(host) and bool(host.unwritten))
-        if host is None or not host.unwritten:
+            host = stage.some(hosts, lambda host: runs(host) and self._writes(host))
+        if host is None or not self._writes(host):
             return False
         if stage.trace:
             stage.say("write", host.name, host.unwritten[0][0])
@@ -35,6 +36,9 @@ class Nodes:
         stage.account.changed = True
         stage.account.watch(host, stage.fleet.now)
         return True
+
+    def _writes(self, host: Host) -> bool:
+        return bool(host.unwritten) and host.name not in self._slow_disks
 
     def turn(self) -> None:
         host = self._stage.some_host()
@@ -49,6 +53,16 @@ class Nodes:
             self._stage.turn(host, lambda: next(steps, None))
 
     # ---- troubles
+
+    def slow_disk(self) -> None:
+        """An fsync takes long."""
+        host = self._stage.some_host()
+        if host is not None:
+            self._stage.say("slow disk", host.name)
+            self._slow_disks.add(host.name)
+
+    def mend_disks(self) -> None:
+        self._slow_disks.clear()
 
     def crash(self) -> None:
         host = self._stage.some_host()
@@ -84,9 +98,9 @@ class Nodes:
         stage.account.started(host)
         stage.account.watch(host, stage.fleet.now)
 
-    def lose_disk(self) -> None:
+    def lose_disk(self, host: Host | None = None) -> None:
         """One directory in a run."""
-        host = self._stage.some_host()
+        host = host or self._stage.some_host()
         if self._lost_disks or host is None:
             return
         self._lost_disks += 1
@@ -115,7 +129,10 @@ class Nodes:
         stage = self._stage
         running = stage.fleet.living()
         for host in stage.dice.sample(running, stage.dice.randint(min(1, len(running)), len(running))):
-            self.stop(host, keep=0)
+            if not self._lost_disks and stage.dice.random() < 0.05:
+                self.lose_disk(host)
+            else:
+                self.stop(host, keep=0)
             if stage.dice.random() < 0.5:
                 self.start(host)
             if stage.dice.random() < 0.6 and stage.fleet.etcd.up:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from chaos_tests.sim.turns.etcd import Etcd
 from chaos_tests.sim.turns.nodes import Nodes
-from chaos_tests.sim.turns.stage import Stage, few_slots, runs
+from chaos_tests.sim.turns.stage import Stage, few_slots
 from chaos_tests.sim.turns.streams import Streams
 from chaos_tests.sim.turns.users import Users
 from chaos_tests.sim.worlds import STEPS, Broken
@@ -40,7 +40,7 @@ class Simulation:
         self.etcd = Etcd(stage)
         self.nodes = Nodes(stage, streams, self.etcd, users)
         self._proposed: dict[str, tuple[object, ...]] = {}  # in a round: what a node did so on
-        # How often an acknowledgement is at once followed by a disaster: that is when promises break.
+        # How often a promise is at once followed by a disaster: that is when promises break.
         self._malice = stage.dice.choice((0.0, 0.1, 0.3))
 
     def run(self, steps: int, skip: frozenset[int]) -> None:
@@ -60,8 +60,12 @@ class Simulation:
             stage.roll(step)
             action()
             self.check()
-            if self.users.was_acknowledged:
-                self.users.was_acknowledged = False
+            if self.etcd.unsure:
+                name, self.etcd.unsure = self.etcd.unsure, ""
+                if stage.dice.random() < self._malice:
+                    self.press(name)
+            if stage.tempting:
+                stage.tempting = False
                 if stage.dice.random() < self._malice:
                     self.disaster()
         stage.roll(HEAL_DICE)
@@ -72,6 +76,7 @@ class Simulation:
         streams, nodes, etcd, users = self.streams, self.nodes, self.etcd, self.users
         usual: list[tuple[Callable[[], object], float]] = [
             (self.flow, 30),
+            (self.calm, 3),
             (streams.deliver, 60),
             (streams.send, 30),
             (nodes.write, 30),
@@ -95,6 +100,8 @@ class Simulation:
             (streams.isolate, 2),
             (streams.slow_down, 3),
             (streams.unblock, 3),
+            (nodes.slow_disk, 3),
+            (nodes.mend_disks, 3),
             (nodes.crash, 3),
             (nodes.restart, 5),
             (nodes.freeze, 2),
@@ -114,8 +121,8 @@ class Simulation:
             (action, weight * share * self.stage.dice.choice((0, 1, 1, 3))) for action, weight in troubles
         ]
         # What heals is always possible.
-        cures = [(streams.unblock, 1), (nodes.unfreeze, 1), (nodes.restart, 1), (etcd.come_up, 1)]
-        return [*usual, *some, *cures]
+        cures = (streams.unblock, nodes.unfreeze, nodes.restart, nodes.mend_disks, etcd.come_up)
+        return [*usual, *some, *((cure, 1) for cure in cures)]
 
     # ---- what more than one of them does
 
@@ -125,6 +132,21 @@ class Simulation:
         for _ in range(dice.randint(3, 30)):
             dice.choice((streams.deliver, streams.deliver, streams.send, nodes.write, nodes.turn))()
             self.check()
+
+    def calm(self) -> None:
+        """Everybody gets on with it, as far as the troubles let them."""
+        work = self.stage.dice.random() < 0.5
+        for _ in range(self.stage.dice.randint(1, 6)):
+            self.round(work=work)
+            self.check()
+
+    def press(self, name: str) -> None:
+        """Jobs for a node that does not know what its swap has come to; and not everybody hears of them."""
+        host = self.stage.fleet.hosts[name]
+        self.streams.slow_down(name)
+        for _ in range(self.stage.dice.randint(1, 3)):
+            self.users.submit(host)
+        self.flow()
 
     def time(self, seconds: float = 0.0) -> None:
         stage = self.stage
@@ -154,6 +176,7 @@ class Simulation:
     def heal(self) -> None:
         fleet = self.stage.fleet
         self.streams.unblock()
+        self.nodes.mend_disks()
         self.etcd.heal()
         for host in fleet.hosts.values():
             host.frozen = False
@@ -176,7 +199,7 @@ class Simulation:
             self.check()
         raise Broken("no rest after healing", self.users.owed())
 
-    def round(self) -> bool:
+    def round(self, *, work: bool = True) -> bool:
         """Everybody does what there is to do; false when there is nothing."""
         fleet = self.stage.fleet
         before = fleet.etcd.revision
@@ -200,10 +223,10 @@ class Simulation:
             for name in host.part.frames_waiting():
                 did |= self.streams.send(host, name)
         for pair, queue in list(fleet.wires.items()):
-            while queue and runs(fleet.hosts[pair[1]]):
-                did |= self.streams.deliver(pair)
+            while queue and self.streams.deliver(pair):
+                did = True
         for user in list(self.users.users):
-            if user.worker:
+            if user.worker and work:
                 did |= self.users.work(user, honest=True)
         self.users.listen()
         return did or fleet.etcd.revision != before

@@ -9,6 +9,7 @@ from random import Random
 from typing import Final, TypeVar
 
 from chaos_tests.sim.turns.account import Account
+from cluster.node.fleet import FleetSettings
 from cluster.placement import bootstrap
 from cluster.placement.view import FleetConfig
 from cluster.replication import SLOT_COUNT
@@ -16,6 +17,8 @@ from tests.node.fleets import FleetInOneThread, Host
 
 SLOTS: Final = 4
 RECLAIM_SECONDS: Final = 2.0  # as tests/node/fleets.py sets it
+LEASE_SECONDS: Final = FleetSettings().lease_seconds
+SILENCE_SECONDS: Final = FleetSettings().silence_seconds
 
 T = TypeVar("T")
 
@@ -63,6 +66,9 @@ class Stage:
         self.fleet = Fleet(self.dice.choice((3, 3, 3, 4, 5)))
         self.account = Account(SLOTS, RECLAIM_SECONDS)
         self.no_etcd: set[str] = set()  # nodes that do not reach it
+        self.tempting = False  # something was just promised: the moment for a disaster
+        self.leased: dict[str, float] = {}  # node -> when its lease was last renewed
+        self.heard: dict[tuple[str, str], float] = {}  # node, other -> when it last heard that one
 
     def roll(self, step: int) -> None:
         """The dice of a step know nothing of those before: so any of them can be left out."""
@@ -88,6 +94,12 @@ class Stage:
 
     def reaches_etcd(self, host: Host) -> bool:
         return self.fleet.etcd.up and host.name not in self.no_etcd
+
+    def is_cut_off(self, host: Host) -> bool:
+        """Rule 11: it has lost its lease and reaches nobody, so that it gives nothing out."""
+        now = self.fleet.now
+        heard = max((at for (name, _), at in self.heard.items() if name == host.name), default=0.0)
+        return now > self.leased.get(host.name, 0.0) + LEASE_SECONDS and now > heard + SILENCE_SECONDS + 0.2
 
     def turn(self, host: Host, act: Callable[[], object] = lambda: None) -> None:
         """One turn of a node, and what it did."""

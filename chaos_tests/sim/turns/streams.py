@@ -23,7 +23,6 @@ class Streams:
         self._fleet = stage.fleet
         self._numbers = count(1)
         self._number_of: dict[tuple[str, str], int] = {}  # as this side knows it
-        self._heard: dict[tuple[str, str], float] = {}
         self._unnoticed: list[tuple[str, str, int]] = []  # host, other: its stream broke, it has to learn
         self.slow: set[tuple[str, str]] = set()  # nothing arrives for now
 
@@ -41,7 +40,7 @@ class Streams:
         for host, peer in ((first, second), (second, first)):
             fleet.wires[host.name, peer.name] = deque()
             self._number_of[host.name, peer.name] = number
-            self._heard[host.name, peer.name] = fleet.now
+            stage.heard[host.name, peer.name] = fleet.now
             self._greet(host, peer)
         return True
 
@@ -69,15 +68,16 @@ class Streams:
         host = self._fleet.hosts[one]
         if host.alive and host.frozen:
             self._unnoticed.append(item)
-        elif host.alive and self._number_of.get((one, other)) == number:
+            return False
+        if host.alive and self._number_of.get((one, other)) == number:
             self._stage.say("notice", one, other)
             self._stage.turn(host, lambda: host.part.peer_down(other))
         return True
 
     def notice_all(self) -> bool:
-        did = bool(self._unnoticed)
-        while self._unnoticed:
-            self.notice()
+        did = False
+        for _ in range(len(self._unnoticed)):
+            did |= self.notice()
         return did
 
     def stopped(self, host: Host) -> None:
@@ -100,17 +100,19 @@ class Streams:
             self._block(*self._stage.dice.sample(sorted(self._fleet.hosts), 2))
 
     def isolate(self) -> None:
-        """A node reaches no other, and often not even etcd; its clients reach it."""
-        if self._fleet.blocked:
+        """A node does not reach etcd, or no other node, or neither; its clients reach it."""
+        if self._fleet.blocked or self._stage.no_etcd:
             return
         stage = self._stage
         name = stage.dice.choice(sorted(self._fleet.hosts))
-        if stage.dice.random() < 0.7:
-            stage.say("no etcd for", name)
+        what = stage.dice.choice(("etcd", "nodes", "etcd and nodes"))
+        stage.say("isolate", name, "from", what)
+        if "etcd" in what:
             stage.no_etcd.add(name)
-        for other in sorted(self._fleet.hosts):
-            if other != name:
-                self._block(name, other)
+        if "nodes" in what:
+            for other in sorted(self._fleet.hosts):
+                if other != name:
+                    self._block(name, other)
 
     def _block(self, one: str, other: str) -> None:
         self._stage.say("block", one, other)
@@ -123,9 +125,11 @@ class Streams:
         self._stage.no_etcd.clear()
         self.slow.clear()
 
-    def slow_down(self) -> None:
+    def slow_down(self, one: str = "") -> None:
         """What one node says to another is on its way for long."""
-        one, other = self._stage.dice.sample(sorted(self._fleet.hosts), 2)
+        names = sorted(self._fleet.hosts)
+        one = one or self._stage.dice.choice(names)
+        other = self._stage.dice.choice([name for name in names if name != one])
         self._stage.say("slow", one, other)
         self.slow.add((one, other))
 
@@ -142,7 +146,9 @@ class Streams:
         stage.turn(host)
         if frame is None:
             return False
-        stage.account.promise(host, frame)
+        if frame.answers or frame.offers:
+            stage.account.promise(host, frame)
+            stage.tempting |= bool(host.unwritten)
         wire = self._fleet.wires.get((host.name, name))
         if wire is not None:
             wire.append(frame)
@@ -163,10 +169,10 @@ class Streams:
                 return False
         source, target = pair
         host = fleet.hosts[target]
-        if not runs(host) or not fleet.wires[pair]:
+        if not runs(host) or pair in self.slow or not fleet.wires[pair]:
             return False
         frame = fleet.wires[pair].popleft()
-        self._heard[target, source] = fleet.now
+        stage.heard[target, source] = fleet.now
         if stage.trace and frame:
             stage.say("deliver", *pair, describe(frame))
         slots = host.node.log.slots
@@ -178,13 +184,13 @@ class Streams:
 
     def pass_time(self) -> None:
         """Keep-alives go out; streams that were silent for too long break."""
-        fleet = self._fleet
+        stage, fleet = self._stage, self._fleet
         for (source, _), queue in fleet.wires.items():
             if runs(fleet.hosts[source]) and not any(queue):
                 queue.append(Frame())
         limit = fleet.now - DROP_SECONDS
         for one, other in sorted(tuple(sorted(pair)) for pair in fleet.links):
-            if min(self._heard[one, other], self._heard[other, one]) < limit:
+            if min(stage.heard[one, other], stage.heard[other, one]) < limit:
                 self.cut(one, other)
 
 

@@ -64,7 +64,6 @@ class Users:
         self.users: list[User] = []
         self._claimed: set[bytes] = set()  # by another worker than the one that was given it
         self._submits = 0
-        self.was_acknowledged = False
         # With few keys most submits join a job.
         self._keys = stage.dice.sample(KEYS, stage.dice.choice((1, 3, 16)))
 
@@ -78,8 +77,7 @@ class Users:
         user = User(host.connect(), worker=worker or stage.dice.random() < 0.4)
         self.users.append(user)
         if user.worker:
-            for function in FUNCTIONS:
-                user.client.send(wire.CAN_DO, function)
+            self._connect_worker(user, host)
         elif stage.dice.random() < 0.5:
             user.remember = True
             self.ask(user, wire.OPTION_REQ, b"gearfleet")
@@ -96,10 +94,25 @@ class Users:
         self._stage.turn(host, lambda: host.node.disconnected(user.client.connection))
 
     def stopped(self, host: Host) -> None:
-        self.users = [user for user in self.users if user.host is not host]
+        """Clients go with their node; some workers keep what they run, and go to another."""
+        for user in [user for user in self.users if user.host is host]:
+            other = self._stage.some_host() if user.running and self._stage.dice.random() < 0.7 else None
+            if other is None:
+                self.users.remove(user)
+            else:
+                user.asked.clear()
+                self._connect_worker(user, other)
 
-    def _some(self, *, worker: bool) -> User | None:
-        return self._stage.some(self.users, lambda user: user.worker == worker and runs(user.host))
+    def _connect_worker(self, user: User, host: Host) -> None:
+        user.client = host.connect()
+        for function in FUNCTIONS:
+            user.client.send(wire.CAN_DO, function)
+
+    def _some(self, *, worker: bool, host: Host | None = None) -> User | None:
+        return self._stage.some(
+            self.users,
+            lambda user: user.worker == worker and runs(user.host) and host in (None, user.host),
+        )
 
     # ---- clients
 
@@ -112,7 +125,7 @@ class Users:
         user.client.send(packet_type, *arguments)
         self._account.watch(user.host, self._stage.fleet.now)
 
-    def submit(self) -> None:
+    def submit(self, host: Host | None = None) -> None:
         """Sometimes a second client has the same idea."""
         dice = self._stage.dice
         function, unique = dice.choice(self._keys)
@@ -122,7 +135,7 @@ class Users:
         if unique and dice.random() < 0.15:
             verb = wire.SUBMIT_JOB
         for _ in range(2 if dice.random() < 0.2 else 1):
-            user = self._some(worker=False)
+            user = self._some(worker=False, host=host)
             if user is not None:
                 self._submits += 1
                 self.ask(user, verb, function, unique, b"%d" % self._submits)
@@ -215,6 +228,8 @@ class Users:
             handle in other.running and runs(other.host) for other in self.users if other is not user
         )
         user.running[handle] = None
+        if stage.is_cut_off(user.host) and b".t" not in handle:
+            raise Broken("a job was given out without a lease", f"{handle!r} by {user.host.name}")
         self._account.assigned(user.host, handle, stage.fleet.etcd.view, stage.fleet.now, kept=kept)
 
     def _answered(self, user: User, asked: Asked, packet_type: int, body: bytes) -> None:
@@ -236,7 +251,7 @@ class Users:
         ended = self._account.over.get(body)
         over = ended is not None and ended < asked.over and not user.remember
         self._account.acknowledge(body, function, unique, over)
-        self.was_acknowledged = True
+        self._stage.tempting = True
 
     def check(self) -> None:
         """Nobody waits too long."""

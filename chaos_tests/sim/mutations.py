@@ -1,0 +1,573 @@
+"""Defects put into the production code on purpose, one at a time: the simulation has to find each of them.
+
+    python -m chaos_tests.sim.mutations [PART OF A NAME ...] [--jobs 2]
+
+A mutation replaces text in the source of one or more functions while its seeds are played. It says within
+how many seeds it is found; the exit code is not 0 when one is not. When the production code has changed so
+that a text is not there any more, that is an error too: mend the mutation.
+"""
+
+from __future__ import annotations
+import __future__
+
+import argparse
+import ast
+import inspect
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context
+from types import CodeType, FunctionType
+from typing import Final, NamedTuple
+
+from chaos_tests.sim.hunt import few_collections
+from chaos_tests.sim.shrink import Failure, attempt
+from chaos_tests.sim.worlds import STEPS
+
+
+class DoesNotApply(Exception):
+    """The production code is not what the mutation was written for."""
+
+
+class Edit(NamedTuple):
+    """In the source of a function (`module:Class.name`, under `cluster`) one text becomes another."""
+
+    where: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One defect."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    seeds: int  # found within so many
+    world: str = "turns"
+    first: int = 0  # the seed to begin with
+
+
+def mutation(name: str, seeds: int, *edits: tuple[str, str, str], world: str = "turns") -> Mutation:
+    return Mutation(name, tuple(Edit(*edit) for edit in edits), seeds, world)
+
+
+# ---- applying one
+
+
+@contextmanager
+def applied(wanted: Mutation) -> Iterator[None]:
+    """The defect is there meanwhile. Raises DoesNotApply."""
+    edits: dict[str, list[Edit]] = {}
+    for edit in wanted.edits:
+        edits.setdefault(edit.where, []).append(edit)
+    with ExitStack() as stack:
+        for where, some in edits.items():
+            function = _find(where)
+            stack.callback(setattr, function, "__code__", function.__code__)
+            function.__code__ = _compile(function, some)
+        yield
+
+
+def _find(where: str) -> FunctionType:
+    module, _, path = where.partition(":")
+    found: object = import_module(f"cluster.{module}")
+    for name in path.split("."):
+        found = inspect.getattr_static(found, name)
+    if isinstance(found, property):
+        found = found.fget
+    if not isinstance(found, FunctionType):
+        raise DoesNotApply(f"{where} is {type(found).__name__}, not a function")
+    return found
+
+
+def _compile(function: FunctionType, edits: Sequence[Edit]) -> CodeType:
+    """The edited function's code."""
+    lines, first = inspect.getsourcelines(function)
+    source = textwrap.dedent("".join(lines))
+    for where, old, new in edits:
+        if source.count(old) != 1:
+            raise DoesNotApply(f"{where} has {source.count(old)} times, not once:\n{old}")
+        source = source.replace(old, new)
+    tree = ast.parse(source)
+    ast.increment_lineno(tree, first - 1)
+    (definition,) = tree.body
+    assert isinstance(definition, ast.FunctionDef)
+    definition.decorator_list = []
+    code = compile(tree, f"<mutated {edits[0].where}>", "exec", __future__.annotations.compiler_flag, True)
+    namespace = dict(function.__globals__)
+    exec(code, namespace)
+    made = namespace[function.__name__]
+    assert isinstance(made, FunctionType)
+    return made.__code__
+
+
+# ---- hunting
+
+
+class Result(NamedTuple):
+    """How it went."""
+
+    name: str
+    played: int
+    allowed: int
+    failure: Failure | None
+    seconds: float
+    error: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.failure is not None and not self.error
+
+
+def find(wanted: Mutation, seeds: int | None = None) -> Result:
+    """Play seeds until one fails, or as many as are allowed."""
+    started = time.monotonic()
+    allowed = seeds or wanted.seeds
+    failure = None
+    played = 0
+    try:
+        with applied(wanted), few_collections():
+            for played in range(1, allowed + 1):
+                failure = attempt(wanted.world, wanted.first + played - 1, STEPS)
+                if failure is not None:
+                    break
+    except DoesNotApply as error:
+        return Result(wanted.name, 0, allowed, None, 0.0, str(error))
+    return Result(wanted.name, played, allowed, failure, time.monotonic() - started)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m chaos_tests.sim.mutations")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="those whose names have one of these in them"
+    )
+    parser.add_argument("--world", default="turns", help="those of this world (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default %(default)s)")
+    parser.add_argument("--seeds", type=int, help="instead of the number that each is allowed")
+    options = parser.parse_args()
+    chosen = [
+        wanted
+        for wanted in MUTATIONS
+        if wanted.world == options.world
+        and (not options.names or any(part in wanted.name for part in options.names))
+    ]
+    bad = 0
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        for result in pool.map(find, chosen, [options.seeds] * len(chosen)):
+            bad += not result.good
+            print(describe(result), flush=True)
+    print(f"{len(chosen) - bad} of {len(chosen)} found")
+    return 1 if bad or not chosen else 0
+
+
+def describe(result: Result) -> str:
+    if result.error:
+        return f"DOES NOT APPLY  {result.name}: {result.error}"
+    if result.failure is None:
+        return f"NOT FOUND in {result.played:4}  {result.name} ({result.seconds:.0f} s)"
+    return f"found after {result.played:4} of {result.allowed:4}  {result.name}: {result.failure.what}"
+
+
+REPLICATOR: Final = "replication.replicator:Replicator"
+LEAD: Final = "replication.replicator:Lead"
+FLEET: Final = "node.fleet:Fleet"
+CLIENT: Final = "node.client:ClientVerbs"
+CHANGING: Final = "placement.changes:_Changing"
+
+MUTATIONS: Final = (
+    # Commits.
+    mutation(
+        "acknowledge before fsync",
+        400,
+        (
+            f"{REPLICATOR}._owe_acknowledgement",
+            "    if group.local:\n",
+            "    if group.number:\n        peer.due = group_number\n    elif group.local:\n",
+        ),
+    ),
+    mutation(
+        "own disk does not count",
+        400,
+        (
+            f"{REPLICATOR}.advance",
+            "while uncommitted and uncommitted[0].number <= self.written:",
+            "while uncommitted:",
+        ),
+    ),
+    mutation(
+        "ignore one in-sync member",
+        400,
+        (f"{REPLICATOR}.required_peers", "in lead.counting:", "in [*lead.counting][1:]:"),
+    ),
+    mutation(
+        "majority instead of all",
+        400,
+        (
+            f"{REPLICATOR}.advance",
+            """\
+            for identity, slots in needs.items():
+                if not self._covers(self._by_identity.get(identity), slots, group):
+                    break
+""",
+            """\
+            silent = [not self._covers(self._by_identity.get(who), needs[who], group) for who in needs]
+            for _ in range(sum(silent) - len(silent) // 2):
+                break
+""",
+        ),
+    ),
+    mutation(
+        "commit around a silent member before it has left the set",
+        400,
+        (
+            f"{REPLICATOR}.required_peers",
+            "for identity in lead.counting:\n",
+            "for identity in filter(self._by_identity.__contains__, lead.counting):\n",
+        ),
+    ),
+    mutation(
+        "an acknowledgement counts for slots that the peer does not follow",
+        400,
+        (
+            f"{REPLICATOR}.holds",
+            "since is not None and peer.acked >= since and peer.acked >= group_number",
+            "peer.acked >= group_number",
+        ),
+    ),
+    mutation(
+        "an acknowledgement counts before the peer was attached",
+        400,
+        (f"{REPLICATOR}._covers", "peer.acked >= peer.attached_last", "True"),
+        (f"{REPLICATOR}.holds", "peer.acked >= since and ", ""),
+    ),
+    mutation(
+        "an acknowledgement is handled before the frame's rejections",
+        400,
+        (
+            f"{REPLICATOR}.receive",
+            "    if frame.answers:\n        self._take_answers(peer, frame.answers)\n",
+            "",
+        ),
+    ),
+    mutation(
+        "a joined job's slot is not in the group's promises",
+        1000,
+        (f"{CLIENT}.submit_background", "        group.promises.add(slot_index)\n", ""),
+    ),
+    mutation(
+        "a repeated submit's slot is not in the group's promises",
+        1000,
+        (f"{CLIENT}._repeats", "    self._log.group.promises.add(slot_index)\n", ""),
+    ),
+    mutation(
+        "a submit that joins an uncommitted job is acknowledged at once",
+        400,
+        (
+            f"{CLIENT}.submit_background",
+            "            self._make_background(job)\n",
+            "            self._make_background(job)\n"
+            "        context.send(connection, CREATED_HEADERS[len(handle)] + handle)\n"
+            "        return\n",
+        ),
+    ),
+    mutation(
+        "jobs are given out before they are committed",
+        400,
+        (f"{CLIENT}.submit_background", "group.jobs.append(job)", "self._ledger.enqueue(job)"),
+    ),
+    # Epochs.
+    mutation(
+        "skip the epoch check",
+        400,
+        (
+            f"{REPLICATOR}._take_offer",
+            "offer.epoch < slot.promised or (slot_index in self.leads and offer.epoch <= slot.promised)",
+            "not slot",
+        ),
+    ),
+    mutation(
+        "skip the promise check",
+        400,
+        (f"{REPLICATOR}._take_offer", "offer.epoch < slot.promised or ", ""),
+    ),
+    mutation(
+        "a new primary goes on taking entries of the last one",
+        400,
+        (f"{REPLICATOR}._follow_no_more", "    self._detach_backup(slot_index)\n", ""),
+    ),
+    mutation(
+        "a deposed primary is not told that it was",
+        400,
+        (
+            f"{REPLICATOR}._follow_no_more",
+            "led_by is not None and led_by is not successor",
+            "led_by is not None and epoch < 0",
+        ),
+    ),
+    mutation(
+        "epoch not persisted",
+        400,
+        (
+            f"{REPLICATOR}._take_offer",
+            'group.local.append(entries.encode(entries.EPOCH, slot_index, offer.epoch, 0, b""))',
+            "pass",
+        ),
+    ),
+    mutation(
+        "a primary does not persist its epoch",
+        400,
+        (
+            f"{REPLICATOR}.lead",
+            'group.local.append(entries.encode(entries.EPOCH, slot_index, epoch, 0, b""))',
+            "pass",
+        ),
+    ),
+    mutation(
+        "a promise is told before it is on disk",
+        400,
+        (
+            f"{REPLICATOR}._take_offer",
+            "self._promised.append((group.number, peer, answer))",
+            "peer.frame.answers.append(answer)",
+        ),
+    ),
+    mutation(
+        "offers leave before the epoch is on disk",
+        400,
+        (f"{REPLICATOR}._offer", "lead.persisted_by > self.written\n        or ", ""),
+    ),
+    mutation(
+        "epoch not raised at takeover",
+        400,
+        (f"{CHANGING}._take_over", "row.epoch + 1, me.name", "row.epoch, me.name"),
+    ),
+    mutation(
+        "a restarted primary goes on in its epoch",
+        400,
+        (f"{FLEET}._adopt", "row.incarnation == me.incarnation and ", ""),
+    ),
+    # Who is in sync.
+    mutation(
+        "a learner enters without having caught up",
+        400,
+        (
+            f"{REPLICATOR}.caught_up",
+            "        if self.holds(self._by_identity.get(identity), slot_index, self.log.committed)\n",
+            "",
+        ),
+    ),
+    mutation(
+        "a learner enters at the commit point, whatever was inherited",
+        400,
+        (
+            f"{REPLICATOR}.caught_up",
+            "if self.holds(self._by_identity.get(identity), slot_index, self.log.committed)",
+            "if identity in self._by_identity and self._by_identity[identity].acked >= self.log.committed",
+        ),
+    ),
+    mutation(
+        "a pending add does not count",
+        400,
+        (f"{LEAD}.counting", "(*self.in_sync, *self.pending) if", "self.in_sync if"),
+    ),
+    mutation(
+        "an unanswered add counts as refused",
+        400,
+        (
+            f"{FLEET}.swapped",
+            "    self._swapping = None\n",
+            "    self._swapping = None\n"
+            "    self._pending.clear()\n"
+            "    for slot, lead in self.replicator.leads.items():\n"
+            "        self.replicator.set_members(slot, lead.in_sync, (), lead.learners)\n",
+        ),
+    ),
+    mutation(
+        "a read of the same revision says that the swap was refused",
+        400,
+        (f"{FLEET}.see", "view.map.revision > self._swapped[0]", "view.map.revision >= self._swapped[0]"),
+    ),
+    mutation(
+        "a second proposal forgets what the first one added",
+        1000,
+        (f"{FLEET}.propose", "tuple({*earlier, change.identity})", "(change.identity,)"),
+    ),
+    mutation(
+        "older view adopted",
+        400,
+        (f"{FLEET}.see", "view.revision < self.view.revision", "view.revision < 0"),
+        (f"{FLEET}.see", "view.map.revision < old.map.revision", "view.map.revision < 0"),
+    ),
+    mutation(
+        "a set shrinks below min_in_sync",
+        1000,
+        (f"{CHANGING}._leave", "len(row.in_sync) <= self._config.min_in_sync", "len(row.in_sync) <= 1"),
+        ("placement.propose:_Proposing._strike_dead", "self._config.min_in_sync", "1"),
+    ),
+    mutation(
+        "non-member takes over",
+        400,
+        ("placement.succession:_heirs", "for identity in row.in_sync\n", "for identity in present\n"),
+        (f"{CHANGING}._take_over", "me.identity not in row.in_sync", "not me.identity"),
+        (
+            f"{CHANGING}._take_over",
+            "in_sync, learners = row.in_sync, row.learners",
+            "in_sync, learners = _with(row.in_sync, me.identity), _without(row.learners, me.identity)\n"
+            "    self._names.setdefault(me.identity, me.name)",
+        ),
+    ),
+    mutation(
+        "names instead of identities",
+        400,
+        (
+            "placement.succession:_heirs",
+            "        present[identity]\n        for identity in row.in_sync\n        if identity in present and not",
+            "        view.members[names[identity]]\n        for identity in row.in_sync\n"
+            "        if names[identity] in view.members and not",
+        ),
+        (
+            "placement.succession:_heirs",
+            "not _moving(present[identity], view, names)",
+            "not _moving(view.members[names[identity]], view, names)",
+        ),
+        (
+            f"{CHANGING}._take_over",
+            "me.identity not in row.in_sync",
+            "me.name not in [self._names[identity] for identity in row.in_sync]",
+        ),
+        (f"{FLEET}._adopt", " and me.identity in row.in_sync", ""),
+    ),
+    mutation(
+        "takeover only if the key is gone",
+        400,
+        (
+            "placement.succession:takeovers",
+            "member is not None and member.incarnation == row.incarnation and row.primary not in missed",
+            "member is not None and row.primary not in missed",
+        ),
+    ),
+    # Logs.
+    mutation(
+        "tails are never compared",
+        400,
+        (
+            f"{REPLICATOR}._take_offer",
+            "common = common_number(slot.history, slot.number, offer.history, offer.number)",
+            "common = slot.number",
+        ),
+    ),
+    mutation(
+        "tails are compared only when the epoch rises",
+        1000,
+        (
+            f"{REPLICATOR}._take_offer",
+            "    self._follow_no_more(slot_index, offer.epoch, peer)\n",
+            "    rises = offer.epoch > slot.promised\n"
+            "    self._follow_no_more(slot_index, offer.epoch, peer)\n",
+        ),
+        (
+            f"{REPLICATOR}._take_offer",
+            "if common is not None and common < slot.number:",
+            "if not rises:\n        common = slot.number\n    if common is not None and common < slot.number:",
+        ),
+    ),
+    mutation(
+        "a cut is not written to the disk",
+        400,
+        (
+            f"{REPLICATOR}._take_offer",
+            'group.local.append(entries.encode(entries.CUT, slot_index, offer.epoch, common, b""))',
+            "pass",
+        ),
+    ),
+    mutation(
+        "the inherited tail counts as written in the new epoch",
+        400,
+        (
+            f"{REPLICATOR}.lead",
+            "extend(slot.history, epoch, slot.number + 1)",
+            "slot.history[:] = [(epoch, 1)]",
+        ),
+    ),
+    mutation(
+        "a whole state is not written to the disk",
+        400,
+        (f"{REPLICATOR}._install", "    local.append(data[:state_bytes])\n", ""),
+    ),
+    mutation(
+        "a whole state counts before it is all there",
+        400,
+        (f"{REPLICATOR}._send_tails", "peer.to_transfer.append(lead.slot)", "self._attach(peer, lead.slot)"),
+    ),
+    mutation(
+        "unsent entries of a slot's last epoch are sent",
+        1000,
+        (f"{REPLICATOR}._drop", "peer.stale.add(slot_index)", "pass"),
+    ),
+    mutation(
+        "a tail is made of whatever has the right numbers",
+        1000,
+        (
+            "replication.replicator:_tail",
+            'if int.from_bytes(recent[start - 1][12:16], "big") != epoch_of(history, expected):',
+            "if not history:",
+        ),
+    ),
+    mutation(
+        "a new primary serves before the others have what it inherited",
+        400,
+        (
+            f"{REPLICATOR}._look_for_ready",
+            "if not self.holds(self._by_identity.get(identity), slot_index, 0):",
+            "if not identity:",
+        ),
+    ),
+    # Jobs and workers.
+    mutation(
+        "what is remembered is not replicated",
+        400,
+        (
+            f"{FLEET}._make_jobs",
+            "    table.remembered, replica.remembered = replica.remembered, table.remembered\n",
+            "",
+        ),
+    ),
+    mutation(
+        "running jobs are given out at once after a takeover",
+        400,
+        ("node.restore:Restorer.finish", "if job in assigned:", "if not jobs:"),
+    ),
+    mutation(
+        "jobs are given out without a lease",
+        400,
+        (f"{FLEET}._fence", "may = now < self._lease_until", "may = now < self._lease_until + 1000"),
+    ),
+    # Of the shell around the nodes.
+    mutation(
+        "fsync is skipped",
+        200,
+        ("server.journal:Journal._fdatasync", "os.fdatasync(self._descriptor)", "pass"),
+        world="shell",
+    ),
+    mutation(
+        "swap without revision check",
+        200,
+        ("server.store:Store.swap", "compare = [unchanged(keys.map, swap.compare_revision)]", "compare = []"),
+        world="shell",
+    ),
+    mutation(
+        "an older map is acted on after a restore of etcd",
+        200,
+        ("server.fleet:FleetLife._check_descent", "    if saved is None:\n", "    if saved or not saved:\n"),
+        world="shell",
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())
