@@ -147,7 +147,7 @@ def test_a_schedule_fires_after_a_restart_until_it_is_cancelled(
     node.kill()
     node.environment = clock_shifted(57 - time.time() % 60)
     node.restart()
-    assert handles(node) == [schedule.decode()]
+    assert schedule.decode() in handles(node)  # which may fire already
     # Then it fires
     worker = connect(node)
     worker.can_do(b"f")
