@@ -19,8 +19,10 @@ from cluster.cli import EXIT_USAGE
 from cluster.cli.control import Peers, peer_options
 from cluster.cli.fleet import json_option
 from cluster.cli.nodes import faults as faults_of
+from cluster.cli.nodes import print_json
 from cluster.cli.sections import SectionCommand, SectionOption
 from cluster.cli.servers import NoServer, Servers, complain, server_options
+from cluster.cli.tables import console
 
 if TYPE_CHECKING:
     from cluster.drill.faults import Means
@@ -517,58 +519,42 @@ async def _run(
 
 
 def _report(outcome: "Outcome", history: "History", status: "FleetStatus", wishes: Wishes) -> None:
+    from cluster.drill.report import as_json, show, write_html
+    from cluster.drill.run import Exit
+
+    if outcome.verdict is not None and wishes.report is not None:
+        try:
+            write_html(wishes.report, history, outcome.verdict, title=f"Drill in the fleet {status.fleet}")
+        except OSError as error:
+            complain(f"--report: {error}")
     if wishes.as_json:
-        click.echo(json.dumps(as_record(outcome, status.fleet), indent=2, ensure_ascii=False))
+        record: dict[str, Any] = {
+            "fleet": status.fleet,
+            "exit_code": int(outcome.code),
+            "reasons": list(outcome.reasons),
+            "faults": outcome.faults,
+            "seconds": round(outcome.seconds, 3),
+            "verdict": None if outcome.verdict is None else json.loads(as_json(outcome.verdict)),
+        }
+        print_json(record)
         return
     if outcome.verdict is None:
         return  # it did not begin, and has said why
-    click.echo()
-    click.echo(outcome.verdict)
-    for reason in outcome.reasons:
-        click.echo("! " + reason)
-    click.echo(CONCLUSIONS[outcome.code.name])
-
-
-CONCLUSIONS: Final = {
-    "KEPT": "The fleet kept its promises.",
-    "BROKEN": "The fleet broke a promise.",
-    "USAGE": "The drill did not get through; what it began is mended.",
-    "NOT_RECOVERED": "The fleet is not whole. gearfleet nodes shows how it stands.",
-    "INTERRUPTED": "Interrupted; everything is mended, and no promise was broken until then.",
-}
-
-
-def as_record(outcome: "Outcome", fleet: str) -> dict[str, Any]:
-    """For scripts."""
-    record: dict[str, Any] = {
-        "fleet": fleet,
-        "exit_code": int(outcome.code),
-        "reasons": list(outcome.reasons),
-        "faults": outcome.faults,
-        "seconds": round(outcome.seconds, 3),
+    conclusions = {
+        Exit.KEPT: "The fleet kept its promises.",
+        Exit.BROKEN: "The fleet broke a promise.",
+        Exit.USAGE: "The drill did not get through; what it began is mended.",
+        Exit.NOT_RECOVERED: "Something is still broken: gearfleet nodes shows how the fleet stands.",
+        Exit.INTERRUPTED: "Interrupted; everything is mended, and no promise was broken until then.",
     }
-    if outcome.verdict is not None:
-        record |= {"valid": outcome.verdict.valid} | {
-            field.name: _plain(getattr(outcome.verdict, field.name))
-            for field in dataclasses.fields(outcome.verdict)
-            if field.name != "seconds"
-        }
-    return record
-
-
-def _plain(value: Any) -> Any:
-    """Named tuples and dataclasses become objects; what is empty in them is left out."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        value = value._asdict()
-    elif dataclasses.is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    elif isinstance(value, list):
-        return [_plain(each) for each in value]
-    elif isinstance(value, float):
-        return round(value, 6)
-    else:
-        return value
-    return {key: _plain(each) for key, each in value.items() if each not in ("", (), -1)}
+    click.echo()
+    show(outcome.verdict, console())
+    for reason in outcome.reasons:
+        if reason not in outcome.verdict.problems:
+            click.echo("! " + reason)
+    if wishes.report is not None:
+        click.echo(f"The report with its timeline: {wishes.report}")
+    click.echo(conclusions[outcome.code])
 
 
 __all__ = ["drill"]

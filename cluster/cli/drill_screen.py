@@ -43,10 +43,9 @@ def picture(drill: Drill) -> Group:
         else [(node.name, node.state, node.leads, node.in_sync, node.learning) for node in drill.status.nodes]
     )
     fleet = drill.status.fleet if drill.status is not None else ""
+    faults = f"{drill.faults} of {len(drill.plan.steps)}" if limit is None else str(drill.faults)
     head = Text.assemble(
-        (f"{clock(drill.seconds)}{of}", "bold"),
-        f"  fleet {fleet}, fault {drill.faults}: ",
-        (drill.doing, "bold"),
+        (f"{clock(drill.seconds)}{of}", "bold"), f"  fleet {fleet}, fault {faults}  ", (drill.doing, "bold")
     )
     jobs = Text(
         f"{counts.submitted:,} submitted   {counts.acknowledged:,} acknowledged "

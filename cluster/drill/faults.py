@@ -163,10 +163,12 @@ def choose_proxies(
 
 
 class Fault(ABC):
-    """`what`: in words, for everybody; `touches`: what it may disturb, for the checker."""
+    """`what`: in words, for everybody; `touches`: what it may disturb, for the checker; `away`: who is to be
+    missed meanwhile; `remedy`: what mends it by hand."""
 
     what: str
     touches: tuple[str, ...]
+    away: frozenset[str] = frozenset()
     remedy: str
 
     @abstractmethod
@@ -190,6 +192,7 @@ class _NodeFault(Fault):
         self._means = means
         self._watch = watch
         self.touches = (node.name,)
+        self.away = frozenset(self.touches)
         try:
             values = means.values(node)
             self._kill = means.kill.words(values) if means.kill else []

@@ -106,6 +106,10 @@ class Drill:
         self._signals = 0
         self._breaking: asyncio.Task[None] | None = None
         self._seen: list[FleetStatus] = []  # since the fault began
+        self._away: frozenset[str] = frozenset()  # the nodes that this drill has taken away
+        self._starts: dict[str, int] = {}  # of each node, the incarnation that was last up
+        self._strange: dict[str, int] = {}  # nodes that went down by themselves, and that fault's number
+        self._alarm = asyncio.Event()  # set while there are such
         self._leads: dict[int, tuple[str, int]] = {}
         self._reasons: list[str] = []
         self._code = Exit.KEPT
@@ -241,11 +245,12 @@ class Drill:
         self.tell(f"{fault.what}  ({step.scenario})")
         self._open = self._history.fault(fault.what, *fault.touches, note=step.scenario)
         self._broken = fault
+        self._away = fault.away
         self._seen.clear()
         began = time.monotonic()
         try:
             await fault.begin(self._detail)
-            await asyncio.sleep(step.hold_seconds)
+            await self._hold(step.hold_seconds)
             if doubt := fault.doubt(self._seen):
                 self._detail(doubt)
         finally:
@@ -253,6 +258,12 @@ class Drill:
         await self._whole(f"{fault.what}: waiting until the fleet is whole")
         self._over()
         self.tell(f"whole again, {time.monotonic() - began:.1f} s after it began")
+
+    async def _hold(self, seconds: float) -> None:
+        """Until the time is over, or more is broken than this drill has broken."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._alarm.wait()
 
     def _make(self, step: Step, status: FleetStatus) -> Fault:
         """Raises FaultFailed."""
@@ -287,7 +298,11 @@ class Drill:
     async def _whole(self, doing: str) -> None:
         """Raises NotWhole."""
         self.doing = doing
-        await self._watch.wait_whole(self.plan.nodes, self.plan.recovery_seconds)
+
+        def told(lacks: str) -> None:
+            self.doing = f"{doing}: {lacks}"
+
+        await self._watch.wait_whole(self.plan.nodes, self.plan.recovery_seconds, told)
 
     async def _whole_at_the_end(self) -> None:
         self.tell("everything is mended; waiting until the fleet is whole")
@@ -302,6 +317,7 @@ class Drill:
         if self._open:
             self._history.healed(self._open)
             self._open = 0
+        self._away = frozenset()
 
     def _detail(self, text: str) -> None:
         self._history.note(text)
@@ -314,11 +330,34 @@ class Drill:
             with contextlib.suppress(ControlError):
                 self.status = status = await self._watch.look(slots=True)
                 self._seen.append(status)
-                for slot in status.slots:
-                    if slot.primary and self._leads.get(slot.slot) != (slot.primary, slot.epoch):
-                        self._leads[slot.slot] = (slot.primary, slot.epoch)
-                        self._history.leads(slot.primary, slot.slot, slot.epoch)
+                self._note_leaders(status)
+                self._note_strange_deaths(status)
             await asyncio.sleep(STATUS_SECONDS)
+
+    def _note_leaders(self, status: FleetStatus) -> None:
+        for slot in status.slots:
+            if slot.primary and self._leads.get(slot.slot) != (slot.primary, slot.epoch):
+                self._leads[slot.slot] = (slot.primary, slot.epoch)
+                self._history.leads(slot.primary, slot.slot, slot.epoch)
+
+    def _note_strange_deaths(self, status: FleetStatus) -> None:
+        """Nodes that died of something else: that explains what it explains, as any fault does."""
+        starts = {node.name: node.incarnation for node in status.nodes if node.state != "down"}
+        for name in self.plan.nodes:
+            start = starts.get(name, 0)
+            if name in self._away:
+                self._starts[name] = start or self._starts.get(name, 0)
+                continue
+            if start != self._starts.setdefault(name, start) and name not in self._strange:
+                self._alarm.set()
+                self._strange[name] = self._history.fault(f"{name} went down", name, note="not by this drill")
+                self.tell(f"{name} went down, and not by this drill")
+            if start and name in self._strange:
+                self._history.healed(self._strange.pop(name))
+                self.tell(f"{name} is back")
+            self._starts[name] = start or self._starts[name]
+        if not self._strange:
+            self._alarm.clear()
 
     # ---- signals
 

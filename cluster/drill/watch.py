@@ -11,7 +11,7 @@ from client_ha.addresses import Server
 from cluster.server.channels import PeerTls
 from cluster.server.control import ControlClient, ControlError, ControlUnreachable, DrainStep, FleetStatus
 
-LOOK_SECONDS: Final = 0.25  # between two looks while something is waited for
+LOOK_SECONDS: Final = 0.5  # between two looks while something is waited for
 
 
 class NotWhole(Exception):
