@@ -15,7 +15,11 @@ from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
+from cluster.drill.checker import Verdict, check
+from cluster.drill.history import History
+from cluster.drill.report import write_html
 from examples.demo import pictures, processes, tally
 from examples.demo.callers import Callers
 from examples.demo.processes import DemoFailed, Node, Process
@@ -29,6 +33,7 @@ MEND_SECONDS_MAX = 60.0  # until all is whole again
 GIVE_UP_SECONDS = 120.0  # without any progress
 FROZEN_SECONDS = 2.0  # longer than the lease
 POLL_SECONDS = 0.02
+REMEMBER_SECONDS = 600.0  # nodes do, unless they are told otherwise
 
 console = Console()
 
@@ -85,7 +90,8 @@ def demonstrate(options: argparse.Namespace) -> int:
         demo.start()
         with demo.screen:
             demo.play()
-    return _conclude(demo, options.output)
+        verdict = demo.judge(options.output)
+    return _conclude(demo, options.output, verdict)
 
 
 def _photographs(options: argparse.Namespace) -> list[Path]:
@@ -117,8 +123,10 @@ class Demo:
         self._nodes = [Node(name, self._etcd, self._lease_seconds, scratch, logs) for name in NAMES]
         addresses = ",".join(node.address for node in self._nodes)
         self._workers = [processes.worker(number, addresses, records, logs) for number in range(WORKERS)]
-        self._watcher = Watcher(self._nodes)
-        self.callers = Callers(addresses, photos, options.output, options.work_seconds)
+        self._records = records
+        self._history = History()
+        self._watcher = Watcher(self._nodes, self._history)
+        self.callers = Callers(addresses, photos, options.output, options.work_seconds, self._history)
         self.made = tally.Records(records)
         self.screen = Screen(console, self._nodes, self._watcher, self.callers, self.made)
         self.faults: list[tally.Fault] = []
@@ -170,7 +178,7 @@ class Demo:
         self.seconds = time.monotonic() - begun
 
     def _kill(self, node: Node) -> None:
-        fault = tally.Fault(f"{node.name} killed")
+        fault = tally.Fault(f"{node.name} killed", number=self._history.fault("kill -9", node.name))
         self.screen.say(f"[bold red]kill -9 {node.pid}[/]: node {node.name} is dead")
         node.kill()
         self._taken_over(fault, node, "by proof: its port refuses")
@@ -180,7 +188,7 @@ class Demo:
         self._whole(fault)
 
     def _freeze(self, node: Node) -> None:
-        fault = tally.Fault(f"{node.name} frozen")
+        fault = tally.Fault(f"{node.name} frozen", number=self._history.fault("freeze", node.name))
         self.screen.say(f"[bold red]kill -STOP {node.pid}[/]: node {node.name} is frozen, its port is open")
         node.freeze()
         self._taken_over(fault, node, f"when its lease of {self._lease_seconds} s had run out")
@@ -190,7 +198,7 @@ class Demo:
         self._whole(fault)
 
     def _drain(self, node: Node) -> None:
-        fault = tally.Fault(f"{node.name} drained")
+        fault = tally.Fault(f"{node.name} drained", number=self._history.fault("drain", node.name))
         self.screen.say(f"[bold yellow]gearfleet drain {node.name}[/]")
         node.may_end = True
         self._watcher.drain(node.name)
@@ -217,6 +225,7 @@ class Demo:
     def _whole(self, fault: tally.Fault) -> None:
         self._until(self._watcher.whole, "the fleet does not become whole again", MEND_SECONDS_MAX)
         fault.ended = time.monotonic()
+        self._history.healed(fault.number)
         self.faults.append(fault)
         self.screen.say("it has caught up: every slot has three copies, and each node leads a third")
 
@@ -244,6 +253,16 @@ class Demo:
             tally.row("foreground", self.callers.foreground, made, answered=True),
         ]
 
+    def judge(self, output: Path) -> Verdict:
+        """Put what callers and workers wrote down together, check it, and leave it with a picture of it."""
+        mine = self._records / "callers.jsonl"
+        self._history.save(mine)
+        history = History.merge([mine, *self._records.glob("[0-9]*.jsonl")])
+        verdict = check(history, drained=True, remember_seconds=REMEMBER_SECONDS)
+        history.save(output / "history.jsonl")
+        write_html(output / "report.html", history, verdict, title="A fleet makes thumbnails")
+        return verdict
+
     # ---- waiting
 
     def _pass(self, seconds: float) -> None:
@@ -261,17 +280,19 @@ class Demo:
             time.sleep(POLL_SECONDS)
 
 
-def _conclude(demo: Demo, output: Path) -> int:
+def _conclude(demo: Demo, output: Path, verdict: Verdict) -> int:
     rows = demo.rows()
     waits = demo.callers.background.waits
     console.print(tally.table(rows, demo.seconds))
     console.print(tally.fault_table(demo.faults, waits))
     for error in (demo.callers.background.errors + demo.callers.foreground.errors)[:5]:
         console.print(f"[red]{error}[/]")
-    console.print(f"thumbnails, previews and logs: {output}")
+    for problem in verdict.problems:
+        console.print(Text(problem, style="red"))
+    console.print(f"thumbnails, previews and logs: {output}; what happened when: {output / 'report.html'}")
     console.print(tally.verdict(rows, demo.faults, waits), style="bold", soft_wrap=True)
     complete = all(one.lost == 0 and one.done == one.submitted for one in rows)
-    return 0 if complete else 1
+    return 0 if complete and verdict.valid else 1
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from client_ha import GearfleetError, HAClient
+from cluster.drill.history import History
 
 # A page offers each photograph in many widths, and the browser takes the one that fits its screen.
 WIDTHS_MAX = 40
@@ -70,11 +71,15 @@ class _Orders:
 
 class Callers:
     """Starts threads that submit all jobs through one HAClient, which is made for many threads. The jobs come
-    evenly, over `seconds`: so there is work under way whatever happens meanwhile."""
+    evenly, over `seconds`: so there is work under way whatever happens meanwhile. What was submitted and what
+    came of it is in `history`, too."""
 
-    def __init__(self, addresses: str, photos: Sequence[Path], output: Path, seconds: float) -> None:
+    def __init__(
+        self, addresses: str, photos: Sequence[Path], output: Path, seconds: float, history: History
+    ) -> None:
         self.background = Promises()
         self.foreground = Promises()
+        self._history = history
         self._addresses = addresses
         self._client: HAClient | None = None
         self._photos = photos
@@ -133,12 +138,15 @@ class Callers:
         promises = self.background
         assert self._client is not None
         promises.submitted.append(unique)
+        call = self._history.submit(f"thumbnail/{unique}", order=number + 1)
         begun = time.monotonic()
         try:
-            self._client.submit("thumbnail", order, unique=unique, background=True)
+            job = self._client.submit("thumbnail", order, unique=unique, background=True)
         except (GearfleetError, OSError) as error:
+            self._history.unknown(call, str(error))
             self._failed(promises, unique, error)
             return
+        self._history.ack(call, handle=job.handle or "")
         now = time.monotonic()
         promises.waits.append(Acknowledged(now, now - begun))
         promises.acknowledged.append(unique)
@@ -150,6 +158,7 @@ class Callers:
         promises = self.foreground
         assert self._client is not None
         promises.submitted.append(unique)
+        call = self._history.submit(f"preview/{unique}")
         try:
             job = self._client.submit("preview", photo.read_bytes(), unique=unique)
             try:
@@ -157,8 +166,11 @@ class Callers:
             finally:
                 if job.handle is not None:
                     promises.acknowledged.append(unique)
+                    self._history.ack(call, handle=job.handle)
+            self._history.result(call)
             (self._previews / f"{number:04d}-{photo.stem}.jpg").write_bytes(small)
         except (GearfleetError, OSError) as error:
+            self._history.unknown(call, str(error))
             self._failed(promises, unique, error)
             return
         promises.answered.append(unique)

@@ -1,5 +1,6 @@
 """Promised against made."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -8,11 +9,12 @@ from pathlib import Path
 
 from rich.table import Table
 
+from cluster.drill.history import Kind
 from examples.demo.callers import Acknowledged, Promises
 
 
 class Records:
-    """Reads what the workers wrote down, each line once, as it comes."""
+    """Reads what the workers wrote down as done, each line once, as it comes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -20,13 +22,17 @@ class Records:
         self.made: Counter[str] = Counter()
 
     def read(self) -> Counter[str]:
-        for path in self._folder.glob("*.txt"):
+        """By unique key, how often."""
+        for path in self._folder.glob("*.jsonl"):
             with path.open("rb") as record:
                 record.seek(self._offsets.get(path, 0))
                 new = record.read()
             complete = new[: new.rfind(b"\n") + 1]
             self._offsets[path] = self._offsets.get(path, 0) + len(complete)
-            self.made.update(complete.decode().split())
+            events = [json.loads(line) for line in complete.splitlines() if line]
+            self.made.update(
+                event["key"].partition("/")[2] for event in events if event.get("kind") == Kind.DONE
+            )
         return self.made
 
 
@@ -60,6 +66,7 @@ class Fault:
     """What was done to a node, and how long it took to mend; seconds from its beginning."""
 
     name: str  # "a killed"
+    number: int = 0  # in the history
     begun: float = field(default_factory=time.monotonic)
     taken_over_seconds: float = 0.0
     ended: float = 0.0  # all nodes are back and every slot has all its copies

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from cluster.drill.history import History
 from cluster.server.control import ControlClient, ControlError, FleetStatus
 from examples.demo.processes import HOST, Node
 
@@ -18,8 +19,11 @@ Answer = TypeVar("Answer")
 class Watcher:
     """Asks each node in turn. `status` is the newest answer, `answering` who gave one just now."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], history: History) -> None:
         self._nodes = nodes
+        self._history = history
+        self._epochs: dict[int, int] = {}  # by slot, the newest that is in the history
+        self._revision = -1  # of the map that is in the history
         self._latest: dict[str, FleetStatus] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -108,12 +112,22 @@ class Watcher:
         while True:
             if node.runs:
                 try:
-                    self._latest[node.name] = await _ask(node, lambda client: client.describe())
+                    status = await _ask(node, lambda client: client.describe())
+                    self._latest[node.name] = status
+                    if status.revision > self._revision:
+                        self._revision = status.revision
+                        self._note_leaders(await _ask(node, lambda client: client.describe(slots=True)))
                 except ControlError:
                     self._latest.pop(node.name, None)
             else:
                 self._latest.pop(node.name, None)
             await asyncio.sleep(ASK_EVERY_SECONDS)
+
+    def _note_leaders(self, status: FleetStatus) -> None:
+        for slot in status.slots:
+            if slot.primary and slot.epoch > self._epochs.get(slot.slot, -1):
+                self._epochs[slot.slot] = slot.epoch
+                self._history.leads(slot.primary, slot.slot, slot.epoch)
 
 
 async def _ask(node: Node, question: Callable[[ControlClient], Awaitable[Answer]]) -> Answer:

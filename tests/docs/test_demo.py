@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cluster.drill.history import History
 from examples.demo import pictures, tally
 from examples.demo.callers import THUMBNAILS, WIDTHS_MAX, WIDTHS_MIN, Acknowledged, Promises, widths
 from tests.support.etcd import needs_etcd
@@ -92,6 +93,8 @@ def test_nodes_are_killed_frozen_and_drained_and_nothing_is_lost(
     )
     with Image.open(tmp_path / "out" / "thumbnails" / "0000-hills-000-200.jpg") as thumbnail:
         assert thumbnail.size == (200, 150)
+    assert "VALID" in (tmp_path / "out" / "report.html").read_text()
+    assert "NOT VALID" not in (tmp_path / "out" / "report.html").read_text()
     assert len(list((tmp_path / "out" / "thumbnails").iterdir())) == background
     assert len(list((tmp_path / "out" / "previews").iterdir())) == foreground
     assert list(scratch.iterdir()) == []
@@ -154,12 +157,18 @@ def test_a_promised_job_that_nobody_made_is_lost() -> None:
 
 def test_records_count_only_complete_lines(tmp_path: Path) -> None:
     records = tally.Records(tmp_path)
-    (tmp_path / "1.txt").write_text("a\nb\nc-is-not-comple")
-    assert records.read() == {"a": 1, "b": 1}
+    with History(path=tmp_path / "1.jsonl") as one, History(path=tmp_path / "2.jsonl") as two:
+        one.run("f/a", worker="w1", handle="H:a:1.2.3")
+        one.done("f/a", worker="w1", handle="H:a:1.2.3")
+        one.done("f/b", worker="w1", handle="H:a:1.2.4")
+        with (tmp_path / "1.jsonl").open("a") as file:
+            file.write('{"at":1,"kind":"done","key":"f/c-is-not-comple')
+        assert records.read() == {"a": 1, "b": 1}
 
-    (tmp_path / "1.txt").write_text("a\nb\nc-is-not-complete\n")
-    (tmp_path / "2.txt").write_text("a\n")
-    assert records.read() == {"a": 2, "b": 1, "c-is-not-complete": 1}
+        with (tmp_path / "1.jsonl").open("a") as file:
+            file.write('te"}\n')
+        two.done("f/a", worker="w2", handle="H:a:1.2.3")
+        assert records.read() == {"a": 2, "b": 1, "c-is-not-complete": 1}
 
 
 def test_a_folder_of_photographs_is_searched_and_broken_files_are_counted(tmp_path: Path) -> None:
