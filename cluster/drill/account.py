@@ -320,8 +320,8 @@ class Account:
     def fault_of(
         self, workers: Iterable[str], nodes: set[str], begin: float, end: float, *, foreground: bool = False
     ) -> Fault | None:
-        """One that touched any of them in this time. No nodes: nobody knows which, so any may be meant."""
-        for fault in self.faults.values():
+        """The last that touched any of them in this time. No nodes: nobody knows which, so any may be."""
+        for fault in reversed(self.faults.values()):
             if fault.event.at <= end and fault.healed >= begin:
                 for touched in fault.event.touches:
                     if self._touches(touched, workers, nodes, foreground):

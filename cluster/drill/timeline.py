@@ -40,7 +40,7 @@ TICK_SECONDS: Final = (
     24 * 3600,
 )
 LANES_MAX: Final = 20  # of faults; what is left shares the last
-BURST: Final = 2  # times the median, where the axis of a rate ends
+BURST: Final = 1.5  # times what 19 of 20 buckets have at most: there the axis of a rate ends
 LINES_MAX: Final = 60  # from broken promises up through the other rows
 BARS_MAX: Final = 600  # of faults, in all lanes
 MANY_BARS: Final = 30  # more are drawn paler through the other rows
@@ -306,12 +306,11 @@ class Timeline:
 
     def _small(self, label: str, unit: str, values: Sequence[int], style: str, told: str) -> None:
         most = max(values)
-        self._label(label, unit, height=SMALL_CHART)
+        self._label(label, f"{unit}, up to {count(most)}" if most else unit, height=SMALL_CHART)
         bottom = self._y + SMALL_CHART
         self._line(bottom, "base")
         if most:
             self._bars(values, most, bottom, SMALL_CHART - 6, style)
-            self._text(LEFT + 4, self._y + 10, f"at most {count(most)}", "dim")
             self._tips(lambda b: f"{count(values[b])} {told}" if values[b] else "", SMALL_CHART)
         else:
             self._text(LEFT + 6, self._y + SMALL_CHART / 2 + 4, "none", "dim")
@@ -321,9 +320,10 @@ class Timeline:
         size = self._counts.size
         most_seen = max(max(values), max(bad, default=0)) / size
         usual = sorted(value for value in values if value) or [0]
+        usual_most = usual[len(usual) * 95 // 100] / size
         # What waited is made good in one burst, beside which all else would look like nothing.
-        top = min(most_seen, max(BURST * usual[len(usual) // 2] / size, max(bad, default=0) / size))
-        self._label(label, "per second", height=CHART)
+        top = min(most_seen, max(BURST * usual_most, max(bad, default=0) / size))
+        self._label(label, f"per second, up to {count(most_seen)}", height=CHART)
         bottom = self._y + CHART
         ticks = _nice_ticks(top)
         most = ticks[-1] * size
@@ -335,9 +335,6 @@ class Timeline:
         self._area(values, most, bottom, CHART - 8, style)
         if any(bad):
             self._bars(bad, most, bottom, CHART - 8, "bad")
-
-        if most_seen > ticks[-1]:
-            self._text(LEFT + 4, self._y + 10, f"at most {count(most_seen)}, beyond the top", "dim")
 
         def told(bucket: int) -> str:
             text = f"{count(values[bucket] / size)} {label} per second"

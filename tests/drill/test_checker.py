@@ -282,6 +282,15 @@ def test_a_fault_explains_from_its_beginning_until_a_while_after_its_end(story: 
     assert found(story.check(grace_seconds=1.4)) == {"duplicated_unexplained": 1}
 
 
+def test_of_several_faults_the_last_one_explains(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.heal(story.fault("kill w1", "w1"))
+    story.run("f/1", H1, "w1")
+    story.fault("cut", "w1>a")
+    story.work("f/1", H1, "w2")
+    assert [finding.fault for finding in story.check(grace_seconds=9).duplicated_explained] == [2]
+
+
 def test_a_fault_after_the_second_run_does_not_explain_it(story: Story) -> None:
     story.promise("f/1", H1)
     story.run("f/1", H1, "w1")
