@@ -43,6 +43,7 @@ class Network:
     def __init__(self, world: World) -> None:
         self.world = world
         self.ends: dict[End, None] = {}  # that stand
+        self.holding: dict[End, None] = {}  # have something kept back by a cut; closed ones, too
         self._listeners: dict[tuple[str, int], Listener] = {}  # by host and port
         self._cut: dict[tuple[str, str], None] = {}  # from, to
         self._slow: dict[tuple[str, str], float] = {}  # from, to: seconds more for each message
@@ -91,8 +92,9 @@ class Network:
         """What waited goes on."""
         if self._cut.pop((source, target), self) is None:
             self.world.say("heal", source, target)
-            for end in self.ends:
+            for end in list(self.holding):
                 if (end.process.host.name, end.other.process.host.name) == (source, target):
+                    del self.holding[end]
                     end.flush()
 
     def slow(self, source: str, target: str, seconds: float) -> None:
@@ -131,6 +133,10 @@ class Network:
                     end.say_goodbye()
                 else:
                     end.other.expect_death()
+        if quietly:
+            for end in [end for end in self.holding if end.process is process]:
+                del self.holding[end]
+                end.forget()
 
     def host_is_back(self, host: Host) -> None:
         """It knows nothing of the old connections, and says so when it is asked."""
@@ -270,6 +276,7 @@ class End:
         self.on_taken: Callable[[], None] = lambda: None  # `unsent` has become less
         self._came: deque[Any] = deque()  # before somebody listened
         self._held: deque[Callable[[], None]] = deque()  # kept back by a cut
+        self._caught = 0  # of these were under way when it came, and go first
         self._last_at = 0.0  # when the last thing that was sent arrives
 
     def __hash__(self) -> int:
@@ -309,6 +316,7 @@ class End:
         source, target = self.process.host.name, self.other.process.host.name
         if self._held or self._network.is_cut(source, target):
             self._held.append(act)
+            self._network.holding[self] = None
             return
         world = self._network.world
         self._last_at = max(self._last_at, world.now + self._network.latency(source, target))
@@ -317,15 +325,22 @@ class End:
     def _arrive(self, act: Callable[[], None]) -> None:
         source, target = self.process.host.name, self.other.process.host.name
         if self._held or self._network.is_cut(source, target):
-            self._held.append(act)  # a cut came while it was under way
+            self._held.insert(self._caught, act)
+            self._caught += 1
+            self._network.holding[self] = None
         else:
             act()
 
     def flush(self) -> None:
         """The cut is healed."""
-        held, self._held = self._held, deque()
+        held, self._held, self._caught = self._held, deque(), 0
         for act in held:
             self._carry(act)
+
+    def forget(self) -> None:
+        """What was kept back is lost with the machine that had sent it."""
+        self._held.clear()
+        self._caught = 0
 
     def _deliver(self, message: Any, size: int) -> None:
         other = self.other
