@@ -204,11 +204,14 @@ class World:
         self._heap.clear()
         self.network.ends.clear()
         self.on_step = lambda: None
-        while found := [task for process in self.processes for task in asyncio.all_tasks(process.loop)]:
-            for task in sorted(found, key=hash):
-                with contextlib.suppress(Exception, Killed):
-                    task.get_coro().close()  # type: ignore[union-attr]
-                _unregister_task(task)
+        for process in self.processes:
+            _set_running_loop(process.loop)
+            while tasks := asyncio.all_tasks(process.loop):
+                for task in sorted(tasks, key=hash):
+                    with contextlib.suppress(Exception, Killed):
+                        task.get_coro().close()  # type: ignore[union-attr]
+                    _unregister_task(task)
+            _set_running_loop(None)
 
     # ---- running
 
