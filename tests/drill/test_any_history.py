@@ -1,9 +1,11 @@
 """The checker against histories that nobody thought of: those of a server that keeps its promises are valid,
 and of any others it says what a dumb comparison of everything with everything says."""
 
+import random
 from collections import deque
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,9 +126,8 @@ STEPS = (
     Server.take_over,
 )
 # Faults are rare, or they would excuse everything.
-steps = st.lists(
-    st.tuples(st.sampled_from((*STEPS[:5] * 4, *STEPS[5:])), st.integers(0, 209)), min_size=20, max_size=120
-)
+OFTEN = (*STEPS[:5] * 4, *STEPS[5:])
+steps = st.lists(st.tuples(st.sampled_from(OFTEN), st.integers(0, 209)), min_size=20, max_size=120)
 
 
 @settings(max_examples=100, deadline=None)
@@ -140,6 +141,95 @@ def test_what_a_server_does_that_keeps_its_promises_is_valid(
         step(server, choice)  # type: ignore[operator]
     server.drain()
     assert check(server.history, drained=True, grace_seconds=3).problems == []
+
+
+class Forgets(Server):
+    """What it acknowledged is gone with its node."""
+
+    def take_over(self, choice: int) -> None:
+        super().take_over(choice)
+        for key, handle in self.queue:
+            if self.living.get(key) == handle:
+                del self.living[key]
+        self.queue.clear()
+
+
+class LastComesFirst(Server):
+    def grab(self, choice: int) -> None:
+        self.queue.reverse()
+        super().grab(choice)
+        self.queue.reverse()
+
+
+class NeverJoins(Server):
+    def take(self, choice: int) -> None:
+        self.living.clear()
+        super().take(choice)
+
+    def finish(self, choice: int) -> None:
+        for key, _ in self.running.values():
+            self.living.setdefault(key, "")
+        super().finish(choice)
+
+
+class RunsTwice(Server):
+    """A job goes to a second worker while the first one has it and nothing is wrong."""
+
+    def grab(self, choice: int) -> None:
+        super().grab(choice)
+        first, second = WORKERS[choice % 2], WORKERS[1 - choice % 2]
+        if choice % 5 == 0 and first in self.running and second not in self.running:
+            key, handle = self.running[first]
+            self.history.run(key, worker=second, handle=handle)
+            self.history.done(key, worker=second, handle=handle)
+
+
+class TakesWhatItRefused(Server):
+    def take(self, choice: int) -> None:
+        waiting = list(self.calls)
+        super().take(choice)
+        gone = [key for call, key in waiting if (call, key) not in self.calls]
+        if choice % 7 == 0 and gone and gone[0] not in self.living:
+            self.made += 1
+            self.living[gone[0]] = f"H:{'abc'[self.epoch % 3]}:1.{self.epoch:x}.{self.made:x}"
+            self.queue.append((gone[0], self.living[gone[0]]))
+
+
+class LeadsOn(Server):
+    """The old primary does not notice that it is none any more."""
+
+    def take(self, choice: int) -> None:
+        newest = self.epoch
+        if choice % 2 and newest > 1:
+            self.epoch -= 1
+        super().take(choice)
+        self.epoch = newest
+
+
+@pytest.mark.parametrize(
+    ("kind", "server"),
+    [
+        ("lost", Forgets),
+        ("order_broken", LastComesFirst),
+        ("coalescing_broken", NeverJoins),
+        ("duplicated_unexplained", RunsTwice),
+        ("unexpected", TakesWhatItRefused),
+        ("split", LeadsOn),
+    ],
+)
+def test_a_server_that_breaks_one_promise_is_found(kind: str, server: type[Server]) -> None:
+    """Within a hundred short histories, most of which give it no opportunity."""
+    found = 0
+    for seed in range(100):
+        dice = random.Random(seed)
+        liar = server()
+        for _ in range(80):
+            step = dice.choice(OFTEN).__name__
+            getattr(liar, step)(dice.randrange(210))
+        liar.drain()
+        verdict = check(liar.history, drained=True, grace_seconds=3)
+        found += bool(getattr(verdict, kind))
+    assert found
 
 
 # ---- any events at all
