@@ -45,7 +45,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from cluster.drill.account import NEVER, Account, Job, Run, has_unique
+from cluster.drill.account import NEVER, Account, Call, Job, Run, has_unique
 from cluster.drill.history import Event, History, Kind
 
 GRACE_SECONDS: Final = 10.0  # a lease: so long after its end a fault still has effects
@@ -266,8 +266,20 @@ class _Check:
                 first, second = sorted((job.runs[0], other.runs[0]), key=lambda run: run.begun)
                 text = f"run as {other.handle}, too: no submit made both"
                 self._duplicated(job, first, second, text, by_any_road=job.foreground)
-            elif any(call.begun < job.first_run and call.outcome is not Kind.REFUSED for call in calls):
+            elif not self._submitted_again(job, calls) and any(
+                call.begun < job.first_run and call.outcome is not Kind.REFUSED for call in calls
+            ):
                 self._report(self._result.unexpected, job.first_run, job, "run, and no submit made it")
+
+    def _submitted_again(self, job: Job, calls: Sequence[Call]) -> bool:
+        """Whether it may be a foreground job that a node passed on, and passed on again after a fault: it runs
+        under another handle than its caller was told."""
+        events = self._account.events
+        begin = min((call.begun for call in calls if call.handle), default=NEVER)
+        if not job.foreground or begin > job.first_run:
+            return False
+        times = events[begin].at - self._grace_seconds, events[job.first_run].at
+        return self._account.fault_of((job.runs[0].worker,), set(), *times, foreground=True) is not None
 
     def _duplicated(self, job: Job, first: Run, second: Run, text: str, *, by_any_road: bool = False) -> None:
         """`by_any_road`: nobody knows by way of which node its client submitted it."""

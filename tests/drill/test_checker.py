@@ -353,6 +353,28 @@ def test_a_foreground_job_whose_road_broke_before_its_caller_was_told_of_it_is_e
     assert found(story.check()) == {"duplicated_explained": 1}
 
 
+def test_a_foreground_job_that_a_node_passed_on_again_runs_under_a_handle_that_nobody_was_told(
+    story: Story,
+) -> None:
+    call = story.submit("f/1")
+    story.ack(call, FOREGROUND, "a")
+    fault = story.fault("reset", "a", "b")
+    story.heal(fault)
+    story.work("f/1", "H:b:1.tff.2")
+    story.result(call)
+    assert fine(story)
+
+
+def test_a_foreground_job_under_a_handle_that_nobody_was_told_is_unexpected_without_a_fault(
+    story: Story,
+) -> None:
+    call = story.submit("f/1")
+    story.ack(call, FOREGROUND, "a")
+    story.work("f/1", "H:b:1.tff.2")
+    story.result(call)
+    broken(story, "unexpected")
+
+
 # ---- coalescing
 
 
