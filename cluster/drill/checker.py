@@ -272,7 +272,7 @@ class _Check:
                 self._report(self._result.unexpected, job.first_run, job, "run, and no submit made it")
 
     def _submitted_again(self, job: Job, calls: Sequence[Call]) -> bool:
-        """Whether it may be a foreground job that a node passed on, and passed on again after a fault: it runs
+        """Whether it may be a foreground job that a node passed on, and after a fault once more: then it runs
         under another handle than its caller was told."""
         events = self._account.events
         begin = min((call.begun for call in calls if call.handle), default=NEVER)
