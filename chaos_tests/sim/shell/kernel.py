@@ -330,8 +330,9 @@ class Process:
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and task.exception() is not None and self.alive:
-            self.world.fail(f"{self.name}: {task.exception()!r}")
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self.alive and not isinstance(error, Killed):
+            self.world.fail(f"{self.name}: {error!r}")
 
     def post(self, act: Callable[..., object], *arguments: Any) -> Event:
         """Run something in this process when the dice choose it."""
