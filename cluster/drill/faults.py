@@ -32,6 +32,7 @@ COMMAND_SECONDS_DEFAULT: Final = 30.0
 LATENCY_MS_DEFAULT: Final = 200
 # A killed node counts as dead when its lease is over, if nobody could prove it sooner.
 NOTICE_SECONDS: Final = 30.0
+GONE_SECONDS: Final = 5.0  # for a process whose key is gone to let go of its ports and its disk
 UNSURE_SECONDS: Final = 5.0  # the same, when the command failed and most likely did nothing
 ETCD_PORTS: Final = frozenset({"2379"})
 
@@ -221,6 +222,7 @@ class _NodeFault(Fault):
         if not self._start:
             tell(f"{self._node.name} is to come back by itself")
             return
+        await self._let_go()
         try:
             ran = await run_command(self._start, self._means.command_seconds)
         except CommandFailed as error:
@@ -229,6 +231,25 @@ class _NodeFault(Fault):
                 raise NotMended(str(error)) from None
             return
         tell(ran.command + (f": {ran.output}" if ran.output else ""))
+
+    async def _let_go(self) -> None:
+        """Wait until nothing listens on its ports, a while: a proxy before them always does."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GONE_SECONDS):
+                for _ in range(int(GONE_SECONDS / LOOK_SECONDS)):
+                    ports = (self._node.port, self._node.peer_port)
+                    if not any([await _listens(self._node.host, port) for port in ports]):
+                        return
+                    await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _listens(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 class Kill(_NodeFault):

@@ -254,7 +254,7 @@ class Drill:
             if doubt := fault.doubt(self._seen):
                 self._detail(doubt)
         finally:
-            await _uninterrupted(self._mend(fault))
+            await uninterrupted(self._mend(fault))
         await self._whole(f"{fault.what}: waiting until the fleet is whole")
         self._over()
         self.tell(f"whole again, {time.monotonic() - began:.1f} s after it began")
@@ -391,7 +391,7 @@ class Drill:
         return lines
 
 
-async def _uninterrupted(work: Coroutine[None, None, None]) -> None:
+async def uninterrupted(work: Coroutine[None, None, None]) -> None:
     """Do it to its end, also when this task is cancelled meanwhile."""
     task = asyncio.ensure_future(work)
     try:
@@ -409,4 +409,4 @@ def node_names(status: FleetStatus) -> Callable[[str], str]:
     return lambda address: names.get(address, address)
 
 
-__all__ = ["Drill", "Exit", "Outcome", "Plan", "node_names"]
+__all__ = ["Drill", "Exit", "Outcome", "Plan", "node_names", "uninterrupted"]

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
+from urllib.parse import quote
 
 import aiohttp
 
@@ -61,7 +62,7 @@ class Toxiproxy:
         for stream in ("upstream", "downstream"):
             await self._ask(
                 "POST",
-                f"/proxies/{proxy}/toxics",
+                f"{_path(proxy)}/toxics",
                 {
                     "name": f"{TOXIC}-{stream}",
                     "type": "latency",
@@ -74,11 +75,11 @@ class Toxiproxy:
     async def unslow(self, proxy: str) -> None:
         """Take it back; also when only half of it, or nothing, was done."""
         for stream in ("upstream", "downstream"):
-            await self._ask("DELETE", f"/proxies/{proxy}/toxics/{TOXIC}-{stream}", missing_is_fine=True)
+            await self._ask("DELETE", f"{_path(proxy)}/toxics/{TOXIC}-{stream}", missing_is_fine=True)
 
     async def enable(self, proxy: str, enabled: bool) -> None:
         """Let connections through, or close them and refuse new ones."""
-        await self._ask("POST", f"/proxies/{proxy}", {"enabled": enabled})
+        await self._ask("POST", _path(proxy), {"enabled": enabled})
 
     async def _ask(self, method: str, path: str, body: Any = None, *, missing_is_fine: bool = False) -> Any:
         url = self.url + path
@@ -103,6 +104,10 @@ class Toxiproxy:
             return json.loads(text) if text else None
         except ValueError:
             raise ToxiproxyError(f"{url} is no toxiproxy: its answer is no JSON") from None
+
+
+def _path(proxy: str) -> str:
+    return f"/proxies/{quote(proxy, safe='')}"
 
 
 __all__ = ["TOXIC", "Proxy", "Toxiproxy", "ToxiproxyError"]

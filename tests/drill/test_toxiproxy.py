@@ -129,7 +129,7 @@ def test_half_a_fault_is_mended_as_well() -> None:
 
 def test_links_to_etcd_are_cut_and_joined() -> None:
     async def scene(fake: FakeToxiproxy, toxiproxy: Toxiproxy) -> None:
-        fake.add("etcd-1", "127.0.0.1:2379")
+        fake.add("a>etcd/1?", "127.0.0.1:2379")
         fake.add("etcd-2", "127.0.0.1:2379")
         fault = EtcdOutage(Means(toxiproxy=toxiproxy, etcd_proxies=tuple(await toxiproxy.proxies())))
         await fault.begin(silent)
