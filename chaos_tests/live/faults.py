@@ -308,7 +308,8 @@ class FaultyFleet(WiredFleet):
             self.etcd.compact()
             for member in self.etcd.members:
                 member.request("POST", "/v3/maintenance/defragment", "{}")
-            self.etcd.call("maintenance/alarm", {"action": "DEACTIVATE", "alarm": "NOSPACE"})
+            for alarm in self.etcd.call("maintenance/alarm", {"action": "GET"}).get("alarms", []):
+                self.etcd.call("maintenance/alarm", {"action": "DEACTIVATE", **alarm})
 
         with self._fault("full etcd", ["etcd"], fill, clear):
             yield

@@ -40,6 +40,7 @@ class ServerProcess:
 
     def _spawn(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         assert not self.running, "already running"
+        self.close()  # the one before, should it have ended by itself
         setpriv = shutil.which("setpriv")
         if setpriv:  # also when the test run itself is killed, nothing stays behind
             command = [setpriv, "--pdeathsig", "KILL", "--", *command]

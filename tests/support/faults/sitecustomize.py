@@ -55,7 +55,8 @@ if _failing_calls_path:
     def _fdatasync(descriptor: int) -> None:
         if "fdatasync" in _words():
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        time.sleep(_delay_seconds())
+        if delay_seconds := _delay_seconds():
+            time.sleep(delay_seconds)
         while _hangs(descriptor):
             time.sleep(0.01)
         _real_fdatasync(descriptor)
