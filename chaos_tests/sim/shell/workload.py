@@ -75,7 +75,7 @@ class HAClient:
                     if self.world.now >= self.until:
                         break
                     await self._submit(client)
-                    await asyncio.sleep(dice.expovariate(1 / dice.choice((0.005, 0.05, 0.2))))
+                    await asyncio.sleep(dice.expovariate(1 / dice.choice((0.01, 0.1, 0.4))))
 
     async def _submit(self, client: AsyncHAClient) -> None:
         kind = self.dice.random()
