@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chaos_tests.live.fleet import ChaosFleet
+from chaos_tests.live.table import write_results
 from chaos_tests.live.toxiproxy import MISSING, find_server
 from tests.support.etcd import find_etcd
 
@@ -22,9 +24,8 @@ _REPORTS = Path(__file__).parents[2] / "chaos-output"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="run all live scenarios, not only the short ones")
-    parser.addoption(
-        "--keep-reports", action="store_true", help="write a report of each scenario, also of good ones"
-    )
+    parser.addoption("--keep-reports", action="store_true", help="report on good scenarios, too")
+    parser.addoption("--update-table", action="store_true", help="write results into chaos_tests/README.md")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,6 +42,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What all scenarios together found; and with --update-table the table in the README."""
+    verdicts = ChaosFleet.verdicts
+    if not verdicts:
+        return
+    counts = {
+        "acknowledged": sum(verdict.acknowledged for verdict in verdicts),
+        "run": sum(verdict.runs for verdict in verdicts),
+        "lost": sum(len(verdict.lost) for verdict in verdicts),
+        "unexpected": sum(len(verdict.unexpected) for verdict in verdicts),
+        "run twice, explained by a fault": sum(len(verdict.duplicated_explained) for verdict in verdicts),
+        "run twice, unexplained": sum(len(verdict.duplicated_unexplained) for verdict in verdicts),
+        "coalesced wrongly": sum(len(verdict.coalescing_broken) for verdict in verdicts),
+        "out of order": sum(len(verdict.order_broken) for verdict in verdicts),
+        "split": sum(len(verdict.split) for verdict in verdicts),
+    }
+    terminalreporter.section("chaos")
+    line = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    terminalreporter.line(f"{len(verdicts)} scenarios: {line}")
+    if config.getoption("--update-table", default=False):
+        results: dict[str, set[str]] = {}
+        for end in ("passed", "failed", "skipped", "error"):
+            for report in terminalreporter.stats.get(end, []):
+                name = report.nodeid.rpartition("::")[2].partition("[")[0]
+                results.setdefault(name, set()).add("failed" if end == "error" else end)
+        write_results(results, date.today().isoformat())
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,13 @@ import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from chaos_tests.live.faults import FaultyFleet
 from chaos_tests.live.workload import Shape, Workload
 from cluster.drill.checker import Verdict, check
 from cluster.drill.history import History
+from cluster.drill.report import summary, write_html
 from tests.support.fleet import FLEET_SECONDS
 from tests.support.waiting import eventually
 
@@ -36,6 +37,7 @@ class ChaosFleet(FaultyFleet):
     _reports = Path("chaos-output")
     _keep_reports = False
     failed = False  # the last run did
+    verdicts: ClassVar[list[Verdict]] = []  # of all runs of all fleets
 
     def report_as(self, directory: Path, *, keep: bool = False) -> None:
         """Where a run that fails is described; with `keep` each run."""
@@ -58,8 +60,11 @@ class ChaosFleet(FaultyFleet):
                 load.stop()
                 self.drain_queues(load)
             verdict = check(history, drained=True)
+            verdict.problems += load.problems
         finally:
             self.failed = not verdict.valid
+            self.verdicts.append(verdict)
+            print(summary(verdict))
             if self.failed or self._keep_reports:
                 self._report(verdict)
         assert verdict.valid, "\n".join([*verdict.problems, f"see {self._reports}"])
@@ -67,6 +72,7 @@ class ChaosFleet(FaultyFleet):
     def _report(self, verdict: Verdict) -> None:
         """History, picture and logs, for whoever wants to know why."""
         self._reports.mkdir(parents=True, exist_ok=True)
+        write_html(self._reports / "report.html", self.history, verdict, title=self._reports.name)
         self.history.save(self._reports / "history.jsonl")
         for name, node in self.all_nodes.items():
             (self._reports / f"{name}.log").write_text("\n".join(node.log_lines) + "\n")
@@ -76,13 +82,13 @@ class ChaosFleet(FaultyFleet):
         leads = self.leads()
         return max(sorted(leads), key=lambda name: leads[name])
 
-    def drain_queues(self, load: Workload) -> None:
+    def drain_queues(self, load: Workload, timeout_seconds: float = DRAIN_SECONDS) -> None:
         """Wait until nothing of this load is queued or runs."""
 
         def left() -> dict[str, tuple[int, int]]:
             return {name: counts for name, counts in self.queues(load.functions).items() if any(counts)}
 
-        eventually(lambda: not left(), timeout_seconds=DRAIN_SECONDS, poll_seconds=0.1)
+        eventually(lambda: not left(), timeout_seconds=timeout_seconds, poll_seconds=0.1)
         eventually(lambda: load.under_way, 0, poll_seconds=0.1)
 
     def queues(self, functions: Iterable[str]) -> dict[str, tuple[int, int]]:

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 
@@ -71,7 +71,7 @@ class WiredFleet(Fleet):
         )
         return node
 
-    def start(self, *, wait: bool = True) -> WiredFleet:
+    def start(self, *, wait: bool = True) -> Self:
         """Start etcd, the proxies, and all nodes that do not run but the spare ones."""
         if not self._wired:
             self.proxies.start()

@@ -25,11 +25,10 @@ from zlib import crc32
 from benchmarks.fleet_load import LoopInThread
 from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext, JobFailed
 from client_ha.flight import Priority
-from cluster.drill.history import History, Kind
+from cluster.drill.history import History
 from tests.support.waiting import eventually
 
 SLOTS: Final = 1024
-CALLERS: Final = 32  # of background jobs; each waits for its acknowledgement
 ASKERS: Final = 4
 ORDERED_PERIOD_SECONDS: Final = 0.05
 ASK_PERIOD_SECONDS: Final = 0.2
@@ -59,7 +58,8 @@ class Roads(Protocol):
 class Shape:
     """How much of what. The defaults leave a small machine room for the fleet."""
 
-    rate: float = 60.0  # background jobs a second
+    rate: float = 60.0  # background jobs a second, at most
+    callers: int = 32  # of them; each waits for its acknowledgement
     job_seconds: float = 0.02
     payload_bytes: int = 64
     clients: tuple[str, ...] = ("client",)
@@ -78,7 +78,8 @@ class Workload:
         self.shape = shape or Shape()
         self.name = name
         self.acknowledged = 0
-        self.wrong_results: list[str] = []
+        self.under_way = 0  # runs that have begun and not ended
+        self.problems: list[str] = []  # that no history shows
         self._roads = roads
         self._dice = random.Random(self.shape.seed)
         self._payload = bytes(self.shape.payload_bytes)
@@ -125,7 +126,9 @@ class Workload:
                     submit_timeout=SUBMIT_SECONDS,
                 )
             )
-        callers: list[Coroutine[Any, Any, None]] = [self._submit_work(number) for number in range(CALLERS)]
+        callers: list[Coroutine[Any, Any, None]] = [
+            self._submit_work(number) for number in range(self.shape.callers)
+        ]
         callers += [self._ask(number) for number in range(self.shape.askers)]
         if self.shape.ordered:
             callers.append(self._submit_in_order())
@@ -187,8 +190,8 @@ class Workload:
             pass
 
     async def _submit_work(self, number: int) -> None:
-        period = CALLERS / self.shape.rate
-        await self._pause(period * number / CALLERS)
+        period = self.shape.callers / self.shape.rate
+        await self._pause(period * number / self.shape.callers)
         client = self._clients[number % len(self._clients)]
         while not self._stop.is_set():
             unique = f"{next(self._numbers):06d}"
@@ -226,7 +229,7 @@ class Workload:
                 self.history.ack(call, handle=job.handle or "", node=self._roads.node_at(job.server or ""))
                 self.history.result(call, text=result.decode())
                 if result.decode() != unique:
-                    self.wrong_results.append(f"{function}/{unique}: {result!r}")
+                    self.problems.append(f"the result of {function}/{unique} is {result!r}")
             await self._pause(ASK_PERIOD_SECONDS)
 
     async def _call(
@@ -251,11 +254,14 @@ class Workload:
             key = f"{job.function}/{job.unique}"
             about = {"worker": worker, "handle": job.handle, "node": self._roads.node_at(job.server)}
             self.history.run(key, **about)
+            self.under_way += 1
             try:
                 await asyncio.sleep(self.shape.job_seconds * 2 * self._dice.random())
             except asyncio.CancelledError:
                 self.history.abandoned(key, **about)
                 raise
+            finally:
+                self.under_way -= 1
             if crc32(job.unique.encode()) % FAIL_EVERY == 0 and not job.unique.startswith("a"):
                 self.history.failed(key, **about)
                 raise JobFailed
@@ -263,13 +269,6 @@ class Workload:
             return job.payload
 
         return run
-
-    @property
-    def under_way(self) -> int:
-        """Runs that have begun and not ended."""
-        begun = sum(event.kind is Kind.RUN for event in self.history.events)
-        ended = sum(event.kind in (Kind.DONE, Kind.FAILED, Kind.ABANDONED) for event in self.history.events)
-        return begun - ended
 
 
 def _slot(function: str, unique: str) -> int:

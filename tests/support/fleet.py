@@ -19,7 +19,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from cluster.server.control import ControlClient, ControlError, DrainStep, FleetStatus
 from tests.support.etcd import Etcd
@@ -130,7 +130,7 @@ class Fleet:
         for name in names:
             self.make(name)
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,7 +147,7 @@ class Fleet:
         self.nodes[name] = node
         return node
 
-    def start(self, *, wait: bool = True) -> Fleet:
+    def start(self, *, wait: bool = True) -> Self:
         """Start etcd and all nodes that do not run, and wake those that are frozen."""
         if self._own_etcd:
             self.etcd.start()
