@@ -53,13 +53,15 @@ class ChaosFleet(FaultyFleet):
         self.history = history = History()
         verdict = Verdict(problems=["the scenario did not come to its end"])
         try:
-            with Workload(self, history, f"run{next(_runs)}", shape) as load:
+            name = f"run{next(_runs)}"
+            with Workload(self, history, name, shape, directory=self.directory / name) as load:
                 yield load
                 self.heal()
                 self.wait_until_in_sync(2 * FLEET_SECONDS)
                 load.stop()
                 self.drain_queues(load)
-            verdict = check(history, drained=True)
+            self.history = load.whole_history()
+            verdict = check(self.history, drained=True)
             verdict.problems += load.problems
         finally:
             self.failed = not verdict.valid

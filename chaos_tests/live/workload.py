@@ -18,11 +18,13 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol
 from zlib import crc32
 
 from benchmarks.fleet_load import LoopInThread
+from chaos_tests.live.stock import StockProcess, need_stock, stock_client, stock_worker
 from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext, JobFailed
 from client_ha.flight import Priority
 from cluster.drill.history import History
@@ -30,6 +32,8 @@ from tests.support.waiting import eventually
 
 SLOTS: Final = 1024
 ASKERS: Final = 4
+STOCK_PERIOD_MS: Final = 100
+STOCK_JOB_MS: Final = 20
 ORDERED_PERIOD_SECONDS: Final = 0.05
 ASK_PERIOD_SECONDS: Final = 0.2
 SUBMIT_SECONDS: Final = 60.0  # longer than any fault lasts: then a caller gives up, and nobody knows
@@ -64,6 +68,7 @@ class Shape:
     payload_bytes: int = 64
     clients: tuple[str, ...] = ("client",)
     workers: tuple[str, ...] = ("w1", "w2")
+    stock: bool = False  # a stock client and worker beside them; skips where there is none
     askers: int = ASKERS
     ordered: bool = True
     seed: int = 1
@@ -72,11 +77,21 @@ class Shape:
 class Workload:
     """See the module's docstring. A context manager: entering returns when jobs flow."""
 
-    def __init__(self, roads: Roads, history: History, name: str, shape: Shape | None = None) -> None:
-        """`name` begins the names of its functions, so that nobody else's jobs are taken for its own."""
+    def __init__(
+        self,
+        roads: Roads,
+        history: History,
+        name: str,
+        shape: Shape | None = None,
+        *,
+        directory: Path = Path(),
+    ) -> None:
+        """`name` begins the names of its functions, so that nobody else's jobs are taken for its own.
+        `directory`: for the histories of stock clients and workers."""
         self.history = history
         self.shape = shape or Shape()
         self.name = name
+        self.directory = directory
         self.acknowledged = 0
         self.under_way = 0  # runs that have begun and not ended
         self.problems: list[str] = []  # that no history shows
@@ -90,19 +105,31 @@ class Workload:
         self._workers: list[AsyncHAWorker] = []
         self._callers: list[asyncio.Task[None]] = []
         self._thread: LoopInThread | None = None
+        self._stock: list[StockProcess] = []
 
     @property
     def functions(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}.{part}" for part in ("work", "ordered", "ask"))
+        return tuple(f"{self.name}.{part}" for part in ("work", "ordered", "ask", "stock"))
 
     # ---- life
 
     def __enter__(self) -> Workload:
         logging.getLogger("client_ha").setLevel(logging.CRITICAL)  # that nodes die is the point here
+        if self.shape.stock:
+            self._start_stock()
         self._thread = LoopInThread("workload")
         self._thread.run(self._start())
         self.flow(WARM_UP_JOBS)
         return self
+
+    def _start_stock(self) -> None:
+        need_stock()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        function, client, worker = self.functions[3], self.directory / "client", self.directory / "worker"
+        self._stock = [
+            stock_client(client, function, self._roads.servers("client"), period_ms=STOCK_PERIOD_MS),
+            stock_worker(worker, function, self._roads.servers("w-stock"), "w-stock", job_ms=STOCK_JOB_MS),
+        ]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -111,11 +138,13 @@ class Workload:
             self._thread.run(self._close())
             self._thread.close()
             self._thread = None
+        for process in self._stock:
+            process.kill()
 
     async def _start(self) -> None:
-        work, ordered, ask = self.functions
+        work, ordered, ask, stock = self.functions
         for name in self.shape.workers:
-            await self._start_worker(name, CONCURRENCY, work, ask)
+            await self._start_worker(name, CONCURRENCY, work, ask, stock)
         if self.shape.ordered:
             await self._start_worker("w-ordered", 1, ordered)
         for name in self.shape.clients:
@@ -156,6 +185,16 @@ class Workload:
             await asyncio.gather(*self._callers)
 
         self._thread.run(ended())
+        for process in self._stock[:1]:
+            process.kill()
+
+    def whole_history(self) -> History:
+        """With what the stock client and worker wrote, if there are any; after the end."""
+        if not self._stock:
+            return self.history
+        own = self.directory / "own"
+        self.history.save(own)
+        return History.merge([own, *(process.history for process in self._stock)])
 
     async def _close(self) -> None:
         self._stop.set()
