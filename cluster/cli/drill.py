@@ -484,9 +484,7 @@ def example_commands(steps: "Sequence[Step]", status: "FleetStatus", means: "Mea
 def _confirm(plan: "Plan", status: "FleetStatus", wishes: Wishes) -> None:
     """Ask whoever sits there, unless it was said which fleet is meant. Raises click.Abort."""
     if sys.stdin.isatty() and not wishes.yes and wishes.fleet is None:
-        count = len(plan.steps)
-        what = f"{count} faults" if count > 1 else "a fault"
-        click.confirm(f"\nMake {what} in the fleet {status.fleet}?", abort=True, err=True)
+        click.confirm(f"\nBreak the fleet {status.fleet} on purpose, as above?", abort=True, err=True)
 
 
 async def _run(
@@ -498,7 +496,13 @@ async def _run(
     from cluster.drill.workload import Workload
 
     drill_id = secrets.token_hex(4)
-    with History(path=wishes.history) as history:
+    if wishes.report is not None and not wishes.report.parent.is_dir():
+        raise Refused(f"--report: there is no folder {wishes.report.parent}")
+    try:
+        history = History(path=wishes.history)
+    except OSError as error:
+        raise Refused(f"--history: {error}") from None
+    with history:
         workload = Workload(
             history,
             servers.addresses,

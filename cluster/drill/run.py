@@ -16,6 +16,7 @@ import itertools
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -167,7 +168,9 @@ class Drill:
         elif isinstance(error, (FaultFailed, ControlError)):
             self._fail(Exit.USAGE, str(error))
         else:
-            raise error
+            # Not a broken promise of the fleet, and its exit code must not look like one.
+            traceback.print_exception(error)
+            self._fail(Exit.USAGE, f"the drill itself failed ({error!r}): this is a defect")
 
     async def _judge(self) -> Verdict:
         """Let the queues run empty, then look at the history."""

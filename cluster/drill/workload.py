@@ -125,7 +125,9 @@ class Workload:
         try:
             queue = await self.queue()
         except OSError as error:
-            raise NotReady(f"the servers must answer before a drill: {error}") from None
+            raise NotReady(
+                f"{error}. Before a drill all nodes must answer here; --servers tells where they do"
+            ) from None
         if queue.jobs or queue.workers:
             raise NotReady(
                 f"the function {self.function} is in use ({queue.jobs} jobs, {queue.workers} workers): is "
