@@ -32,6 +32,9 @@ from cluster.placement.view import FleetMap
 TROUBLED_SECONDS: Final = 12.0
 HEALED_SECONDS_MAX: Final = 90.0
 ACCOUNT_SECONDS: Final = 0.5  # how often disks are compared with what was promised
+# So many callbacks in this time are no work, but a loop that never sleeps.
+SPIN_SECONDS: Final = 0.5
+SPIN_CALLBACKS: Final = 40_000
 LOOK_SECONDS: Final = 0.05  # how often it is looked whether the fleet is at rest
 RESTART_SECONDS: Final = (0.1, 1.5)  # by a supervisor, after a node has ended by itself
 MAP_KEY: Final = b"/gearfleet/default/map"
@@ -94,6 +97,7 @@ class Run:
         self.fleet_map: FleetMap | None = None
         self._accounted_at = 0.0
         self._look_at = 0.0
+        self._counted = world.now, 0  # callbacks
         self._began = world.now
         for node in self.nodes:
             node.fleet = self  # type: ignore[attr-defined]
@@ -189,6 +193,10 @@ class Run:
                 self._acknowledged()
             if now - self._accounted_at > ACCOUNT_SECONDS:
                 self._check()
+            if now - self._counted[0] > SPIN_SECONDS:
+                if self.world.callbacks - self._counted[1] > SPIN_CALLBACKS:
+                    raise Broken("somebody spins")
+                self._counted = now, self.world.callbacks
         except AssertionError as error:
             self.world.error = error
             self.world.fail(str(error))
