@@ -1,11 +1,12 @@
 """The nodes of a simulated fleet: real Servers, each start a process of its own, on disks that stay.
 
-A Node is also what the account (sim/turns/account.py) knows as a host: it tells what is durable on its disk, entry by
-entry, as its journal wrote it, and compares that with what a later start reads.
+A Node is also what the account (sim/turns/account.py) knows as a host: it tells what is durable on its disk,
+entry by entry, as its journal wrote it, and compares that with what a later start reads.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
@@ -35,7 +36,7 @@ _FRAME: Final = Struct(">4sIQB7xI")
 
 @lru_cache(maxsize=64)
 def _settings(name: str, address: str, etcd: str, nodes: int, segment_bytes: int) -> Settings:
-    return Settings(
+    chosen: dict[str, Any] = dict(
         name=name,
         host=address,
         port=GEARMAN_PORT,
@@ -52,6 +53,7 @@ def _settings(name: str, address: str, etcd: str, nodes: int, segment_bytes: int
         replace_after_seconds=30.0,
         segment_bytes=segment_bytes,
     )
+    return Settings(**chosen)
 
 
 class Node:
@@ -128,8 +130,13 @@ class Node:
             self.server = server = Server(self.settings, None)
             life = server._life
             assert life is not None
-            life.take_frame = self._take_frame(life.take_frame)  # type: ignore[method-assign]
-            await server.start(ListeningSocket(self.host.address, GEARMAN_PORT))
+            watched: Any = life
+            watched.take_frame = self._take_frame(life.take_frame)
+            try:
+                await server.start(ListeningSocket(self.host.address, GEARMAN_PORT))
+            except asyncio.CancelledError:
+                if not server.stopping:
+                    raise
             await server.stopped.wait()
             self.reason = "failed" if server.failed else "stopped"
         except (StartError, OSError) as error:
