@@ -393,7 +393,7 @@ class Fleet:
         for job in [job for job in table.jobs.values() if job.background]:
             handles[job.handle] = job
             worker = job.worker
-            if worker is not None:
+            if worker is not None and worker.connection.node is None:  # else that node knows, too
                 self.forwarder.host(job, worker.connection)
             clients, job.clients = job.clients, None
             context.ledger.finish(job)

@@ -352,7 +352,7 @@ class Forwarder:
                 assert connection is not None
                 self._fleet.receive_own(connection, [(request.packet_type, request.body)])
             else:
-                self._result(request)
+                self._result(request, back=True)
         elif request.packet_type == wire.CLAIM_JOB and connection is not None and connection.node is None:
             # Never asked of another node: that one would think that this one's worker is known here as its.
             if connection.closing:
@@ -622,11 +622,12 @@ class Forwarder:
         self._result(Request(connection, packet_type, body, slot))
         return True
 
-    def _result(self, request: Request) -> None:
+    def _result(self, request: Request, *, back: bool = False) -> None:
+        """To the slot's primary. `back`: also if it came from there, because the slot has moved since."""
         connection = request.connection
         assert connection is not None
         name = self._fleet.primary_names[request.slot]
-        if name is not None and name in self.channels and name != connection.node:
+        if name is not None and name in self.channels and (back or name != connection.node):
             if request.packet_type in _FINAL:
                 self.guests.pop(request.body.split(b"\0", 1)[0], None)
             self._tell(name, request.packet_type, request.body)

@@ -203,3 +203,29 @@ def test_who_waits_for_a_result_is_told_it_also_when_it_submits_the_same_in_the_
     fleet.settle()
 
     assert (wire.WORK_COMPLETE, handle + b"\0result") in client.take()
+
+
+def test_a_result_that_waited_for_a_hand_over_goes_back_to_where_it_came_from() -> None:
+    """Given a job that runs at a node from which its slot has gone; when its result comes while the slot is
+    on its way back; then that node has it, and nobody else is thought to run the job."""
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = worker_at(leader)
+    assert grabs(worker) == handle
+    fleet.etcd.put(replace(leader.member, draining=True))
+    fleet.settle()
+    fleet_map = fleet.etcd.view.map
+    assert fleet_map is not None
+    second = fleet.hosts[fleet_map.slots[slot].primary]
+    assert second is not leader
+
+    second.turn(lambda: second.part.pause([slot]))
+    worker.send(wire.WORK_COMPLETE, handle, b"result")
+    fleet.settle()
+    fleet.etcd.put(leader.member)
+    fleet.settle()
+
+    assert leader.node.log.slots[slot].serving
+    assert handle not in leader.node.ledger.tables[slot].jobs
+    assert handle not in second.part.forwarder.guests
