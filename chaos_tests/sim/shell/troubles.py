@@ -228,7 +228,12 @@ class Troubles:
         network = self.world.network
         for pair in pairs:
             network.cut(*pair)
-        self._for_a_while(seconds, lambda: [network.heal(*pair) for pair in pairs], fault=fault)
+
+        def undo() -> None:
+            for pair in pairs:
+                network.heal(*pair)
+
+        self._for_a_while(seconds, undo, fault=fault)
 
     def cut(self, dice: Random) -> None:
         one, other = dice.sample(self.names, 2)

@@ -50,7 +50,7 @@ class HAClient:
         self.dice = world.dice_for(f"client {name}")
         self.process: Process
         self.open: dict[int, None] = {}  # calls whose end is awaited
-        self._servers = _addresses(world, nodes)
+        self._servers = _addresses(world, self.dice.sample(nodes, self.dice.randint(1, len(nodes))))
         self._counter = 0
         self._order = 0
 
@@ -161,7 +161,7 @@ class HAWorker:
         self.name = name
         self.told = told
         self.dice = world.dice_for(f"worker {name}")
-        self._servers = _addresses(world, nodes)
+        self._servers = _addresses(world, self.dice.sample(nodes, self.dice.randint(1, len(nodes))))
         self._concurrency = self.dice.choice((1, 1, 4))
         self._work_seconds = self.dice.choice((0.002, 0.05, 0.5))
         self.until = 0.0
