@@ -356,7 +356,7 @@ class FleetLife:
             self._server.turn()
             swap = self.fleet.propose()
             if swap is None:
-                # What is ready and was not proposed waits for something else: the next look is in time for that.
+                # What is ready and was not proposed waits for something else: the next look is soon enough.
                 self._hand_over_waited = self.fleet.hand_over_waits and not self.fleet.hand_over_ready
                 return
             try:

@@ -1,13 +1,13 @@
 """Disks with a page cache, and what stands for `os`, `fcntl` and `Path` above them.
 
-What is written is in the page cache: it outlives a killed process, not the loss of power. Then of all writes
-since the last fsync of a file each may be there, or not, or in part, or as a hole of zeros; and of the changes
-of names since the last fsync of their directory some may be missing. That is what POSIX permits, and a little
-more than what common file systems do.
+What is written is in the page cache: it outlives a killed process, not the loss of power. Then of all
+writes since the last fsync of a file each may be there, or not, or in part, or as a hole of zeros; and of the
+changes of names since the last fsync of their directory some may be missing. That is what POSIX permits, and
+a little more than what common file systems do.
 
-Faults: `full` (ENOSPC, perhaps after a part of the write), `fsync_fails` (EIO: what was written since the last
-fsync never reaches the disk, although reads show it until the cache is dropped), `fsync_seconds` (how long a
-thread is at it), `rot` (flips bits in what was fsynced).
+Faults: `full` (ENOSPC, perhaps after a part of the write), `fsync_fails` (EIO: what was written since the
+last fsync never reaches the disk, although reads show it until the cache is dropped), `fsync_seconds` (how
+long a thread is at it), `rot` (flips bits in what was fsynced).
 
 A process can die in the middle of an operation: `Process.disk_operations_left` counts them.
 """

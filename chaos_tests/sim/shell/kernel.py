@@ -34,7 +34,7 @@ callbacks, and every await of the shell is a border of callbacks.
 
 Messages between processes (network.py): any object, in order inside a connection, late by dice:
 
-    port = network.listen(process, port, accept)         # accept(end) runs in the process, for each connection
+    port = network.listen(process, port, accept)         # accept(end) runs in the process, for each of them
     end = await network.connect(process, host, port)     # ConnectionRefusedError, or TimeoutError (ETIMEDOUT)
     end.listen(on_message, on_lost)   # on_message(message): in the receiving process, a callback each.
                                       # on_lost(error), once: None the other side closed, else an OSError
@@ -47,6 +47,9 @@ What stands in place of grpc, time and so on is one list: `names` in replaced.py
 What is gone with its process needs no tidying: a dead process's finalizers may call all of the above, to no
 effect.
 """
+
+# mypy: disable-error-code="override"
+# What asyncio's types promise of a loop is more than anybody here asks for.
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ CALLBACK_SECONDS: Final = 5e-6  # how far each callback moves the time
 _DIGEST_MASK: Final = (1 << 61) - 1
 
 _set_running_loop = asyncio_events._set_running_loop
-_unregister_task = asyncio.tasks._unregister_task  # type: ignore[attr-defined]
+_unregister_task = asyncio.tasks._unregister_task
 
 
 class Broken(AssertionError):
@@ -209,7 +212,7 @@ class World:
             while tasks := asyncio.all_tasks(process.loop):
                 for task in sorted(tasks, key=hash):
                     with contextlib.suppress(Exception, Killed):
-                        task.get_coro().close()  # type: ignore[union-attr]
+                        task.get_coro().close()
                     _unregister_task(task)
             _set_running_loop(None)
 
@@ -321,11 +324,11 @@ class Process:
         self.at_death: list[
             Callable[[], None]
         ] = []  # threads that die in the middle of their work, and so on
-        self.loop = SimLoop(self)
+        self.loop = SimLoop(self)  # type: ignore[abstract]
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine on its loop. A failure of it is a failure of the run."""
-        task = self.loop.create_task(work)
+        task: asyncio.Task[Any] = self.loop.create_task(work)
         task.add_done_callback(self._ended)
         return task
 
@@ -508,12 +511,12 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     async def create_connection(
         self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any
-    ) -> Any:  # type: ignore[override]
+    ) -> Any:
         return await self.world.network.create_connection(self.process, protocol_factory, host, port)
 
     async def create_server(
         self, protocol_factory: Any, host: Any = None, port: Any = None, *, sock: Any = None, **options: Any
-    ) -> Any:  # type: ignore[override]
+    ) -> Any:
         if sock is not None:
             port = sock.getsockname()[1]
         return self.world.network.create_server(self.process, protocol_factory, port)

@@ -4,10 +4,10 @@ What TCP does and this does, too:
 
 - Nobody listens, or the process is dead: refused. The host is off, or a direction is cut: no answer, and
   ETIMEDOUT after CONNECT_SECONDS.
-- A killed process's connections end at once: EOF, or a reset if it had unread bytes. A frozen one's stand, and
-  take what is sent.
-- Cutting a direction (`cut`) loses nothing: what is under way waits, and arrives when it is healed, unless the
-  connection is given up first (`dead_seconds`, as TCP_USER_TIMEOUT does).
+- A killed process's connections end at once: EOF, or a reset if it had unread bytes. A frozen one's stand,
+  and take what is sent.
+- Cutting a direction (`cut`) loses nothing: what is under way waits, and arrives when it is healed, unless
+  the connection is given up first (`dead_seconds`, as TCP_USER_TIMEOUT does).
 - A host without power takes its ends with it. The others learn it when it is back, or by their own patience.
 
 See kernel.py for the interface.
@@ -213,7 +213,7 @@ class Network:
     def create_server(
         self, process: Process, factory: Callable[[], asyncio.BaseProtocol], port: int
     ) -> SimServer:
-        return SimServer(self.listen(process, port, lambda end: _serve(end, factory)))
+        return SimServer(self.listen(process, port, lambda end: _serve(end, factory)))  # type: ignore[abstract]
 
 
 def _serve(end: End, factory: Callable[[], asyncio.BaseProtocol]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from importlib import import_module
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -140,7 +140,7 @@ def replaced(world: World) -> Iterator[None]:
             gc.enable()
 
 
-def _say(world: World, level: str, values: dict[str, Any]) -> Any:
+def _say(world: World, level: str, values: MutableMapping[str, Any]) -> Any:
     """A line of a server's log is one of the trace; what it calls a defect is a failure of the run."""
     event = values.pop("event")
     error = values.pop("exc_info", None)

@@ -2,9 +2,9 @@
 
     run(seed)           raises Broken; returns what happened
 
-First the safety phase: troubles happen by schedule (troubles.py), and after every few callbacks no slot may have two
-primaries in an epoch, nothing acknowledged may be missing from the disks of in-sync members, and so on
-(sim/turns/account.py). Then everything is healed, and the fleet must come to rest: all nodes in sync, all
+First the safety phase: troubles happen by schedule (troubles.py), and after every few callbacks no slot may
+have two primaries in an epoch, nothing acknowledged may be missing from the disks of in-sync members, and so
+on (sim/turns/account.py). Then everything is healed, and the fleet must come to rest: all nodes in sync, all
 acknowledged jobs done, all queues empty. At last the history is judged (cluster/drill/checker.py).
 """
 

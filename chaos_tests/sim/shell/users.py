@@ -1,7 +1,7 @@
 """Stock clients and workers, as scripts on the simulated network.
 
-A client submits background jobs at one node, waits for each answer, and goes to another node when that takes too
-long. A worker is registered on every node, grabs, works for a while, reports.
+A client submits background jobs at one node, waits for each answer, and goes to another node when that takes
+too long. A worker is registered on every node, grabs, works for a while, reports.
 """
 
 from __future__ import annotations
