@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ import pytest
 from client_ha import HAWorker
 from tests.support import Fleet, eventually
 from tests.support.fleet import FLEET_SECONDS
+from tests.support.machine import need_command
 from tests.support.program import Program
 
 GEARFLEET = str(Path(sys.executable).with_name("gearfleet"))
@@ -180,6 +184,8 @@ def test_a_dry_run_tells_the_plan_and_does_nothing(
         (["--scenario", "slow-link"], b"slow-link: needs --toxiproxy"),
         (["--comes-back", "--fleet", "another"], b"the fleet that answers is called"),
         (["--comes-back", "--node", "x"], b"has no node called x; it has a, b, c"),
+        (["--comes-back", "--report", "/nowhere/x.html"], b"--report: there is no folder /nowhere"),
+        (["--comes-back", "--history", "/nowhere/x"], b"--history: [Errno 2] No such file"),
         (["--comes-back", "--duration", "soon"], b"is no time: write 90s, 10m or 1h30m"),
     ],
 )
@@ -222,15 +228,42 @@ def test_what_breaks_by_itself_ends_a_fault_early_and_is_told(
     assert b"c is back" in drill.stdout
 
 
-def test_when_interrupted_it_mends_what_it_broke_and_leaves_nothing(
-    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
-) -> None:
-    drill = start_drill(*keeper.options, "--scenario", "leader-loss", "--hold", "5m", "--node", "b")
-    eventually(lambda: keeper.done == ["kill b"], timeout_seconds=DRILL_SECONDS)
-    drill.process.send_signal(signal.SIGINT)
-    assert drill.wait(DRILL_SECONDS) == 130, drill.stdout + drill.stderr
+def test_when_interrupted_it_mends_what_it_broke_and_leaves_nothing(fleet: Fleet, keeper: Keeper) -> None:
+    # On a terminal, where all of its process group hear the Ctrl-C
+    ours, its = os.openpty()
+    drill = subprocess.Popen(
+        [
+            *(need_command("setsid"), "--ctty", GEARFLEET, "drill", *keeper.options, "--pause", "0.3s"),
+            *("--scenario", "leader-loss", "--hold", "5m", "--node", "b", "--fleet", fleet.fleet),
+            *("--peer", f"127.0.0.1:{fleet.nodes['a'].peer_port}"),
+        ],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(its)
+    shown = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the terminal closes with the process
+            while part := os.read(ours, 65536):
+                shown.extend(part)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        eventually(lambda: keeper.done == ["kill b"], timeout_seconds=DRILL_SECONDS)
+        eventually(lambda: b"fault 1 of 1" in shown, timeout_seconds=DRILL_SECONDS)
+        os.write(ours, b"\x03")
+        assert drill.wait(DRILL_SECONDS) == 130, shown
+    finally:
+        drill.kill()
+        drill.wait()
+        reader.join()
+        os.close(ours)
     assert keeper.done == ["kill b", "start b"]
-    assert b"Interrupted; everything is mended" in drill.stdout
+    assert b"Interrupted; everything is mended" in shown
     assert fleet.out_of_sync() == ""
     assert left(fleet) == [None, None, None]
 

