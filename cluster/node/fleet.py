@@ -56,7 +56,7 @@ from cluster.placement.errors import IllegalChange
 from cluster.placement.view import FleetConfig, SlotRow, holders
 from cluster.replication import SLOT_COUNT, Group, entries
 from cluster.replication.frames import Frame, Hello
-from cluster.replication.replica import Replica
+from cluster.replication.replica import Replica, key_of
 from cluster.replication.replicator import (
     FRAME_ENTRIES_BYTES_MAX,
     READY,
@@ -361,6 +361,12 @@ class Fleet:
         table.remembered, replica.remembered = replica.remembered, table.remembered
         if not replica.base:
             return
+        if table.uniques:
+            # Foreground jobs from when the slot was led here before.
+            for raw in replica.base.values():
+                job = table.uniques.get(key_of(raw))
+                if job is not None:
+                    self._give_way(job)
         restorer = Restorer(self._context, self._node.clients)
         slot = self._context.log.slots[slot_index]
         for raw in replica.state(slot_index, slot.promised, ()):
@@ -368,6 +374,19 @@ class Fleet:
             if entry.kind not in (entries.STATE, entries.STATE_END):
                 restorer.apply(entry._replace(epoch=0, number=0))  # it does not matter where it stood
         restorer.finish()
+
+    def _give_way(self, job: Job) -> None:
+        """A foreground job has the key of a background job that comes: who waits for it waits for that."""
+        clients, job.clients = job.clients, None
+        if job.worker is not None:
+            job.worker.forgive(job.handle)
+        self._context.ledger.finish(job)
+        for client in clients or ():
+            client.attached.pop(job, None)
+            if client.node is not None:
+                self._context.send(client, response(MOVED, job.handle))
+            elif not client.closing:
+                self._join_again(client, job)
 
     def _step_down(self, slot_index: int) -> None:
         """Lead a slot no more: its jobs become a replica, its clients and workers are kept."""

@@ -229,3 +229,33 @@ def test_a_result_that_waited_for_a_hand_over_goes_back_to_where_it_came_from() 
     assert leader.node.log.slots[slot].serving
     assert handle not in leader.node.ledger.tables[slot].jobs
     assert handle not in second.part.forwarder.guests
+
+
+def test_who_waits_for_a_foreground_job_is_told_the_end_of_a_background_job_of_that_key_that_comes() -> None:
+    """Given a foreground job at a node from which its slot has gone; when a background job of the same key is
+    made elsewhere and the slot comes back; then both are one, and the client is told its end."""
+    fleet = SmallFleet(3)
+    fleet.start()
+    unique = small_uniques(b"f")[0]
+    leader = fleet.host_of(b"f", unique)
+    client = leader.connect()
+    client.send(wire.SUBMIT_JOB, b"f", unique, b"payload")
+    (handle,) = handles(client.take())
+    fleet.etcd.put(replace(leader.member, draining=True))
+    fleet.settle()
+    second = fleet.host_of(b"f", unique)
+    assert second is not leader
+    second.connect().send(wire.SUBMIT_JOB_BG, b"f", unique, b"payload")
+    fleet.settle()
+    fleet.etcd.put(leader.member)
+    fleet.settle()
+    fleet.pass_time(1)
+    assert fleet.host_of(b"f", unique) is leader
+
+    worker = worker_at(leader)
+    background = grabs(worker)
+    assert background not in (None, handle)
+    worker.send(wire.WORK_COMPLETE, background or b"", b"result")
+    fleet.settle()
+
+    assert (wire.WORK_COMPLETE, handle + b"\0result") in client.take()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ class State:
     """What a majority has agreed on. Each method is one applied request; times are arguments."""
 
     def __init__(self, *, lease_seconds_min: int = 2, lease_ids: Callable[[], int] | None = None) -> None:
+        self.cluster_id = CLUSTER_ID
         self.revision = 1
         self.compacted = 0  # history up to here is gone
         self.full = False  # the space alarm: nothing that puts is taken
@@ -66,9 +68,17 @@ class State:
         self._last_lease += 1
         return self._last_lease
 
+    def backup(self) -> State:
+        """What `etcdctl snapshot save` and `restore` make of it: another cluster with the same content."""
+        other = deepcopy(self)
+        other.cluster_id += 1
+        other.history.clear()
+        other.compacted = other.revision
+        return other
+
     def header(self, member: int = 0, term: int = 2) -> Any:
         return rpc.ResponseHeader(
-            cluster_id=CLUSTER_ID, member_id=member + 1, revision=self.revision, raft_term=term
+            cluster_id=self.cluster_id, member_id=member + 1, revision=self.revision, raft_term=term
         )
 
     def txn(self, request: Any) -> Any:

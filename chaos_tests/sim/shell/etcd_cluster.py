@@ -238,6 +238,17 @@ class Cluster:
         """Forget all history: watches that are behind are told so, and end."""
         self.state.compact(self.state.revision)
 
+    def replace(self, state: State) -> None:
+        """Another content, as after a restore from a backup. All members are stopped."""
+        assert not any(member.up for member in self.members)
+        self.state = state
+        for lease in state.leases.values():
+            lease.expires_at = self._now() + lease.seconds
+        self._commits = [state.revision]
+        self._undecided.clear()
+        for member in self.members:
+            member.applied, member.revision = 0, state.revision
+
     def heal(self) -> None:
         """No trouble from now on."""
         self.watch_delay_seconds = self.answers_lost = 0.0

@@ -15,6 +15,7 @@ from chaos_tests.sim.shell.etcd_cluster import Asked, Cluster, Watch
 from chaos_tests.sim.shell.kernel import Process, World
 
 PORT: Final = 2379
+LEASE_SECONDS_MIN: Final = 1  # 2 in etcd with its default settings; runs are short
 
 
 class _Timers:
@@ -35,12 +36,11 @@ class EtcdMembers:
 
     def __init__(self, world: World, members: int = 3) -> None:
         self.world = world
-        # 2 s in etcd with its default settings; runs are short.
         self.cluster = Cluster(
             _Timers(world),
             world.dice_for("etcd"),
             members=members,
-            state=State(lease_seconds_min=1),
+            state=State(lease_seconds_min=LEASE_SECONDS_MIN),
             note=world.say,
         )
         self.names = tuple(f"etcd{number}" for number in range(members))
@@ -87,6 +87,15 @@ class EtcdMembers:
         if process is not None and process.frozen:
             process.thaw()
             self.cluster.join(number)
+
+    def restore(self, backup: State | None) -> None:
+        """All members are made anew, with this content; None: with nothing."""
+        if backup is None:
+            backup = State(lease_seconds_min=LEASE_SECONDS_MIN).backup()
+        for number in range(len(self.names)):
+            self.kill(number)
+        self.cluster.replace(backup)
+        self.heal()
 
     def heal(self) -> None:
         """All run, and reach each other."""

@@ -36,23 +36,23 @@ _FRAME: Final = Struct(">4sIQB7xI")
 
 @lru_cache(maxsize=64)
 def _settings(name: str, address: str, etcd: str, nodes: int, segment_bytes: int) -> Settings:
-    chosen: dict[str, Any] = dict(
-        name=name,
-        host=address,
-        port=GEARMAN_PORT,
-        peer_port=PEER_PORT,
-        advertise=address,
-        etcd=etcd,
-        http_port=-1,
-        lease_seconds=LEASE_SECONDS,
-        keepalive_seconds=0.5,
-        rpc_timeout_seconds=0.5,
-        reclaim_seconds=RECLAIM_SECONDS,
-        bootstrap_nodes=min(3, nodes),
-        replicas=min(3, nodes),
-        replace_after_seconds=30.0,
-        segment_bytes=segment_bytes,
-    )
+    chosen: dict[str, Any] = {
+        "name": name,
+        "host": address,
+        "port": GEARMAN_PORT,
+        "peer_port": PEER_PORT,
+        "advertise": address,
+        "etcd": etcd,
+        "http_port": -1,
+        "lease_seconds": LEASE_SECONDS,
+        "keepalive_seconds": 0.5,
+        "rpc_timeout_seconds": 0.5,
+        "reclaim_seconds": RECLAIM_SECONDS,
+        "bootstrap_nodes": min(3, nodes),
+        "replicas": min(3, nodes),
+        "replace_after_seconds": 30.0,
+        "segment_bytes": segment_bytes,
+    }
     return Settings(**chosen)
 
 

@@ -95,6 +95,7 @@ class Run:
         ]
         self.troubles = Troubles(self)
         self.fleet_map: FleetMap | None = None
+        self.map_is_lost = False  # etcd has an old one, or none, until an operator mends it
         self._accounted_at = 0.0
         self._look_at = 0.0
         self._counted = world.now, 0  # callbacks
@@ -138,7 +139,7 @@ class Run:
     def view(self) -> View | None:
         """The map of this moment; None while there is none."""
         found = self.etcd.cluster.state.keys.get(MAP_KEY)
-        if found is None:
+        if found is None or self.map_is_lost:
             return None
         if self.fleet_map is None or self.fleet_map.revision != found.mod_revision:
             self.fleet_map = decode_map(found.value, found.mod_revision)
@@ -174,7 +175,7 @@ class Run:
 
         def restart() -> None:
             self.history.healed(fault)
-            if not node.running and node.host.up:
+            if not node.running and node.host.up and node.wanted:
                 node.start()
 
         self.world.after(pause, restart)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chaos_tests.sim.shell.disk import Directory
 from chaos_tests.sim.shell.fleet import DATA, LEASE_SECONDS, Node
+from chaos_tests.sim.shell.restoring import Restoring
 
 if TYPE_CHECKING:
     from chaos_tests.sim.shell.run import Run
@@ -63,6 +64,7 @@ KINDS: Final[dict[str, float]] = {
     "etcd_slow": 2,
     "etcd_answers_lost": 2,
     "etcd_full": 1,
+    "etcd_restored": 0.5,
     "remove_key": 1,
 }
 
@@ -406,6 +408,21 @@ class Troubles:
         state.full = True
         self.world.say("etcd full")
         self._for_a_while(self._lasts(dice), setattr, state, "full", False, fault=fault)
+
+    def etcd_restored(self, dice: Random) -> None:
+        """From a backup of this moment, or it is wiped. Losing a disk, too, would be more than is promised."""
+        if self.disks_lost:
+            return
+        self.disks_lost += 1
+        backup = None if dice.random() < 0.3 else self.run.etcd.cluster.state.backup()
+        patience = dice.choice((0.5, 3.0, 8.0))
+
+        def strike() -> None:
+            if not self.over:
+                fault = self._fault("etcd restored", "all")
+                Restoring(self.run, backup, lambda: self.run.history.healed(fault)).strike(patience)
+
+        self.world.after(dice.uniform(0.0, 5.0), strike)
 
     def remove_key(self, dice: Random) -> None:
         """Somebody deletes a node's key, as a wrong proof of death does."""

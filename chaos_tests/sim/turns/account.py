@@ -219,12 +219,10 @@ class Account:
     def offered(self, host: Host, source: str, frame: Frame, promised: dict[int, int]) -> None:
         """Offers have been taken: `promised` is what the host had promised before."""
         peer = host.part.replicator.peers.get(source)
-        for offer in frame.offers:
-            if peer is not None and offer.slot in peer.slots_led and offer.epoch < promised[offer.slot]:
-                raise Broken(
-                    "an epoch that is over was accepted",
-                    f"{host.name}, slot {offer.slot}: {offer.epoch} after {promised[offer.slot]}",
-                )
+        for slot, epoch in {offer.slot: offer.epoch for offer in frame.offers}.items():
+            if peer is not None and slot in peer.slots_led and epoch < promised[slot]:
+                text = f"{host.name}, slot {slot}: {epoch} after {promised[slot]}"
+                raise Broken("an epoch that is over was accepted", text)
 
     # ---- what clients and workers are told
 

@@ -19,7 +19,7 @@ class Etcd:
         self._etcd = stage.fleet.etcd
         self._views: dict[str, list[View]] = {}  # read, not seen yet
         self._late: list[Swap] = []
-        self.unsure = ""  # a node that has just missed an answer, or seen an old view
+        self.unsure: Host | None = None  # has just missed an answer
         # In some runs hardly any answer to a swap comes.
         self._outcomes = stage.dice.choice(((6, 1, 1, 1), (3, 1, 1, 1), (1, 3, 1, 1), (1, 6, 0, 2)))
 
@@ -41,14 +41,15 @@ class Etcd:
         elif host.part.view is not view:
             stage.turn(host, lambda: host.part.see(view))
 
-    def late_view(self) -> None:
-        """A read that was long on its way."""
+    def late_view(self) -> Host | None:
+        """A node sees a read that was long on its way."""
         host = self._stage.some_host()
-        if host is not None and self._views.get(host.name):
-            views = self._views[host.name]
-            view = views.pop(self._stage.dice.randrange(len(views)))
-            self.unsure = host.name
-            self._stage.turn(host, lambda: host.part.see(view))
+        if host is None or not self._views.get(host.name):
+            return None
+        views = self._views[host.name]
+        view = views.pop(self._stage.dice.randrange(len(views)))
+        self._stage.turn(host, lambda: host.part.see(view))
+        return host
 
     def stopped(self, host: Host) -> None:
         self._views.pop(host.name, None)
@@ -68,7 +69,7 @@ class Etcd:
             if outcome == "late":
                 self._late.append(swap)
             if outcome != "good":
-                self.unsure = host.name
+                self.unsure = host
             stage.say("propose", host.name, outcome, applied, swap.compare_revision)
             part.swapped()
             if outcome == "good":
@@ -106,7 +107,11 @@ class Etcd:
     def false_delete(self) -> None:
         """A node is declared dead, and is not."""
         host = self._stage.some_host()
-        if host is not None and self._etcd.up:
+        if host is not None:
+            self.declare_dead(host)
+
+    def declare_dead(self, host: Host) -> None:
+        if self._etcd.up:
             self._delete("false delete", host)
 
     def _delete(self, why: str, host: Host) -> None:

@@ -10,6 +10,7 @@ from chaos_tests.sim.turns.stage import Stage, few_slots
 from chaos_tests.sim.turns.streams import Streams
 from chaos_tests.sim.turns.users import Users
 from chaos_tests.sim.worlds import STEPS, Broken
+from tests.node.fleets import Host
 
 HEAL_SECONDS = 90.0  # within which there is rest
 HEAL_DICE = (1 << 20) - 1  # a step of its own
@@ -41,7 +42,7 @@ class Simulation:
         self.nodes = Nodes(stage, streams, self.etcd, users)
         self._proposed: dict[str, tuple[object, ...]] = {}  # in a round: what a node did so on
         # How often a promise is at once followed by a disaster: that is when promises break.
-        self._malice = stage.dice.choice((0.0, 0.1, 0.3))
+        self._malice = stage.dice.choice((0.0, 0.2, 0.6))
 
     def run(self, steps: int, skip: frozenset[int]) -> None:
         stage = self.stage
@@ -51,8 +52,9 @@ class Simulation:
                 self.round()
         for _ in range(3):
             self.users.come()
-        for _ in range(2):
-            self.users.come(worker=True)
+        for host in stage.fleet.hosts.values():
+            if stage.dice.random() < 0.8:
+                self.users.come(worker=True, host=host)
         actions, weights = zip(*self._actions(), strict=True)
         for step, action in enumerate(stage.dice.choices(actions, weights, k=steps), 1):
             if step in skip:
@@ -60,14 +62,11 @@ class Simulation:
             stage.roll(step)
             action()
             self.check()
-            if self.etcd.unsure:
-                name, self.etcd.unsure = self.etcd.unsure, ""
-                if stage.dice.random() < self._malice:
-                    self.press(name)
             if stage.tempting:
                 stage.tempting = False
                 if stage.dice.random() < self._malice:
                     self.disaster()
+                    self.check()
         stage.roll(HEAL_DICE)
         self.heal()
 
@@ -76,14 +75,14 @@ class Simulation:
         streams, nodes, etcd, users = self.streams, self.nodes, self.etcd, self.users
         usual: list[tuple[Callable[[], object], float]] = [
             (self.flow, 30),
-            (self.calm, 3),
-            (streams.deliver, 60),
-            (streams.send, 30),
-            (nodes.write, 30),
+            (self.calm, 12),
+            (streams.deliver, 40),
+            (streams.send, 20),
+            (nodes.write, 20),
             (nodes.turn, 10),
             (streams.connect, 12),
             (etcd.look, 14),
-            (etcd.propose, 10),
+            (self.propose, 10),
             (users.submit, 30),
             (users.question, 6),
             (users.work, 30),
@@ -91,7 +90,7 @@ class Simulation:
             (users.come, 2),
             (users.go, 1),
             (etcd.late_swap, 4),
-            (etcd.late_view, 4),
+            (self.late_view, 4),
             (streams.notice, 6),
         ]
         troubles: list[tuple[Callable[[], object], float]] = [
@@ -136,17 +135,28 @@ class Simulation:
     def calm(self) -> None:
         """Everybody gets on with it, as far as the troubles let them."""
         work = self.stage.dice.random() < 0.5
-        for _ in range(self.stage.dice.randint(1, 6)):
-            self.round(work=work)
+        for _ in range(self.stage.dice.randint(1, 5)):
+            self.round(work=work, outcome="")
             self.check()
 
-    def press(self, name: str) -> None:
+    def press(self, host: Host) -> None:
         """Jobs for a node that does not know what its swap has come to; and not everybody hears of them."""
-        host = self.stage.fleet.hosts[name]
-        self.streams.slow_down(name)
+        self.streams.slow_down(host.name)
         for _ in range(self.stage.dice.randint(1, 3)):
             self.users.submit(host)
         self.flow()
+
+    def propose(self) -> None:
+        self.etcd.propose()
+        if self.etcd.unsure is not None:
+            host, self.etcd.unsure = self.etcd.unsure, None
+            if self.stage.dice.random() < self._malice:
+                self.press(host)
+
+    def late_view(self) -> None:
+        host = self.etcd.late_view()
+        if host is not None and self.stage.dice.random() < self._malice:
+            self.press(host)
 
     def time(self, seconds: float = 0.0) -> None:
         stage = self.stage
@@ -158,12 +168,23 @@ class Simulation:
         self.users.check()
 
     def disaster(self) -> None:
-        """The power fails; what comes back takes over at once."""
-        self.nodes.power_cut()
-        for _ in range(self.stage.dice.randint(0, 3)):
-            self.etcd.look()
-            self.etcd.propose(outcome="good")
-        self.check()
+        """The power fails, or a node is cut off; what is left takes over at once, and may have worked."""
+        dice = self.stage.dice
+        if dice.random() < 0.5:
+            self.nodes.power_cut()
+            for _ in range(dice.randint(0, 3)):
+                self.etcd.look()
+                self.etcd.propose(outcome="good")
+        elif (host := self.stage.some_host()) is not None:
+            self.streams.isolate(host.name)
+            self.etcd.declare_dead(host)
+            self.calm()
+            if dice.random() < 0.3:
+                for _ in range(3):
+                    self.time()
+            self.users.rush(host)
+        if dice.random() < 0.3:
+            self.calm()
 
     def check(self) -> None:
         self.users.listen()
@@ -175,6 +196,7 @@ class Simulation:
 
     def heal(self) -> None:
         fleet = self.stage.fleet
+        self._malice = 0.0
         self.streams.unblock()
         self.nodes.mend_disks()
         self.etcd.heal()
@@ -199,7 +221,7 @@ class Simulation:
             self.check()
         raise Broken("no rest after healing", self.users.owed())
 
-    def round(self, *, work: bool = True) -> bool:
+    def round(self, *, work: bool = True, outcome: str = "good") -> bool:
         """Everybody does what there is to do; false when there is nothing."""
         fleet = self.stage.fleet
         before = fleet.etcd.revision
@@ -214,7 +236,11 @@ class Simulation:
             state = (host.incarnation, host.part.view, host.node.log.committed, fleet.now)
             if self._proposed.get(host.name) != state:
                 self._proposed[host.name] = state
-                self.etcd.propose(host, outcome="good")
+                self.etcd.propose(host, outcome=outcome)
+                if host is self.etcd.unsure:
+                    self.etcd.unsure = None
+                    if self.stage.dice.random() < self._malice:
+                        self.press(host)
             while self.nodes.write(host):
                 did = True
             if host.part.busy:

@@ -99,12 +99,12 @@ class Streams:
         if not self._fleet.blocked:
             self._block(*self._stage.dice.sample(sorted(self._fleet.hosts), 2))
 
-    def isolate(self) -> None:
+    def isolate(self, name: str = "") -> None:
         """A node does not reach etcd, or no other node, or neither; its clients reach it."""
         if self._fleet.blocked or self._stage.no_etcd:
             return
         stage = self._stage
-        name = stage.dice.choice(sorted(self._fleet.hosts))
+        name = name or stage.dice.choice(sorted(self._fleet.hosts))
         what = stage.dice.choice(("etcd", "nodes", "etcd and nodes"))
         stage.say("isolate", name, "from", what)
         if "etcd" in what:

@@ -140,6 +140,14 @@ class Users:
                 self._submits += 1
                 self.ask(user, verb, function, unique, b"%d" % self._submits)
 
+    def rush(self, host: Host) -> None:
+        """Its clients and workers want something of it, all at once."""
+        for _ in range(3):
+            self.submit(host)
+        for user in list(self.users):
+            if user.worker and user.host is host:
+                self.work(user)
+
     def question(self) -> None:
         user = self._some(worker=False)
         if user is None:
@@ -228,6 +236,7 @@ class Users:
             handle in other.running and runs(other.host) for other in self.users if other is not user
         )
         user.running[handle] = None
+        stage.tempting = True
         if stage.is_cut_off(user.host) and b".t" not in handle:
             raise Broken("a job was given out without a lease", f"{handle!r} by {user.host.name}")
         self._account.assigned(user.host, handle, stage.fleet.etcd.view, stage.fleet.now, kept=kept)
