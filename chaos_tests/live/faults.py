@@ -184,6 +184,13 @@ class FaultyFleet(WiredFleet):
             yield
 
     @contextmanager
+    def partitioned_users(self, *users: str, nodes: str = "") -> Iterator[None]:
+        """These clients and workers, and these nodes, or all of them, do not hear each other."""
+        links = [self.link(f"{user}>{name}") for user in users for name in nodes or self.nodes]
+        with self._cuts(f"{' '.join(users)} cut off", [(link, BOTH) for link in links]):
+            yield
+
+    @contextmanager
     def unheard(self, *pairs: str) -> Iterator[None]:
         """The two nodes of each pair do not hear each other: `unheard("ac")`."""
         links = [self.link(f"{pair[way]}>{pair[1 - way]}") for pair in pairs for way in (0, 1)]
