@@ -31,7 +31,7 @@ from cluster.server.control import ControlError, FleetStatus, NodeStatus
 COMMAND_SECONDS_DEFAULT: Final = 30.0
 LATENCY_MS_DEFAULT: Final = 200
 # A killed node counts as dead when its lease is over, if nobody could prove it sooner.
-NOTICE_SECONDS: Final = 30.0
+NOTICE_SECONDS: Final = 60.0
 GONE_SECONDS: Final = 5.0  # for a process whose key is gone to let go of its ports and its disk
 UNSURE_SECONDS: Final = 5.0  # the same, when the command failed and most likely did nothing
 ETCD_PORTS: Final = frozenset({"2379"})
