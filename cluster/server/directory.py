@@ -241,6 +241,15 @@ class DataDirectory:
         """Begin with nothing under a new identity: what is here is "copied", or "damaged". The journal is
         moved to DIR/journal.REASON-OLDIDENTITY, for people; the saved map stays. The journal must be closed.
         """
+        if "aside" not in self._content:
+            self.condemn(reason)
+        self.identity = UUID(self._content["identity"])
+        self._finish_renewal()
+        return self.identity
+
+    def condemn(self, reason: str) -> None:
+        """The first half of renew_identity, while the journal is still open: whatever happens to this process,
+        the next start does not count what is here. `identity` stays what it was until then."""
         assert _REASON.fullmatch(reason), reason
         identity = uuid4()
         content = {**self._content, "identity": str(identity)}
@@ -249,9 +258,6 @@ class DataDirectory:
             content.update(_NO_NONCE)
         # First the name, then the content: a crash between must not leave the old name with nothing.
         self._save(content)
-        self.identity = identity
-        self._finish_renewal()
-        return identity
 
     def _finish_renewal(self) -> None:
         """Also after a crash in the middle of it."""

@@ -561,7 +561,8 @@ class Server:
                 reason=reason,
                 remedy="make room on the disk, or mend it; then start the node again",
             )
-            self._disk_failed = self._disk_failed or not may_recover
+            if not may_recover:
+                self._condemn()
             self.fail()
             return
         if group_number:
@@ -586,6 +587,14 @@ class Server:
             self._owed += self.node.group_failed(group_number, self._failure)
         self._checkpoint = None
         self._checkpoint_group = 0
+
+    def _condemn(self) -> None:
+        """Rule 10: whatever is on the disk now, it must not count as a copy. At once: stopping takes a while,
+        and after a kill the page cache would show what the disk does not have."""
+        if not self._disk_failed and self._directory is not None:
+            self._disk_failed = True
+            with contextlib.suppress(OSError):
+                self._directory.condemn("damaged")
 
     def _recovered(self) -> None:
         self.log.warning("background jobs are accepted again")
@@ -809,7 +818,6 @@ class Server:
         finally:
             if self._directory is not None:
                 if self._disk_failed:
-                    # Rule 10: whatever is there now, it must not count as a copy.
                     with contextlib.suppress(OSError):
                         self._directory.renew_identity("damaged")
                 self._directory.close()

@@ -230,6 +230,27 @@ def test_a_crash_in_the_middle_never_leaves_the_old_identity_with_nothing(
     assert holds or (again.path / f"journal.damaged-{old.hex}" / "segment").exists()
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_condemned_directory_begins_with_nothing_also_after_a_kill(
+    open_directory: Open, killed: bool
+) -> None:
+    directory = open_directory()
+    old = directory.identity
+    (directory.journal_path / "segment").write_bytes(b"jobs")
+
+    directory.condemn("damaged")
+
+    assert directory.identity == old
+    assert (directory.journal_path / "segment").exists()  # it may be open
+    new = None if killed else directory.renew_identity("damaged")
+    directory.close()
+    again = open_directory()
+    assert again.identity != old
+    assert new in (None, again.identity)
+    assert list(again.journal_path.iterdir()) == []
+    assert (again.path / f"journal.damaged-{old.hex}" / "segment").read_bytes() == b"jobs"
+
+
 # ---- the map
 
 
