@@ -248,8 +248,8 @@ class DataDirectory:
         return self.identity
 
     def condemn(self, reason: str) -> None:
-        """The first half of renew_identity, while the journal is still open: whatever happens to this process,
-        the next start does not count what is here. `identity` stays what it was until then."""
+        """The first half of renew_identity, while the journal is still open: whatever happens to this
+        process, the next start does not count what is here. `identity` stays what it was until then."""
         assert _REASON.fullmatch(reason), reason
         identity = uuid4()
         content = {**self._content, "identity": str(identity)}

@@ -19,6 +19,7 @@ from chaos_tests.sim.shell.restoring import Restoring
 if TYPE_CHECKING:
     from chaos_tests.sim.shell.run import Run
 
+CROWD_SECONDS: Final = 0.2
 CALMEST_SECONDS: Final = 0.3  # of the beginning: the fleet may be struck while it is made
 
 
@@ -74,9 +75,16 @@ def schedule(seed: int, seconds: float) -> list[Trouble]:
     dice = Random(f"{seed} schedule")
     weights = [weight * dice.choice((0, 0, 1, 1, 3)) for weight in KINDS.values()]
     weights[dice.randrange(len(weights))] += 2
-    count = dice.choice((1, 2, 3, 5, 8, 12))
+    count = dice.choice((2, 5, 8, 12, 20))
     first = dice.choice((CALMEST_SECONDS, 1.0, 1.0, 1.0))
-    times = sorted(dice.uniform(first, seconds) for _ in range(count))
+    times = [dice.uniform(first, seconds)]
+    crowded = dice.choice((0.0, 0.3, 0.6))
+    while len(times) < count:
+        if dice.random() < crowded:  # soon after another one, while that is being dealt with
+            times.append(min(seconds, dice.choice(times) + dice.expovariate(1 / CROWD_SECONDS)))
+        else:
+            times.append(dice.uniform(first, seconds))
+    times.sort()
     kinds = dice.choices(list(KINDS), weights, k=count)
     return [
         Trouble(number, at, kind, f"{seed} trouble {number}")
@@ -410,11 +418,13 @@ class Troubles:
         self._for_a_while(self._lasts(dice), setattr, state, "full", False, fault=fault)
 
     def etcd_restored(self, dice: Random) -> None:
-        """From a backup of this moment, or it is wiped. Losing a disk, too, would be more than is promised."""
+        """From a backup of this moment, or it is wiped. A lost disk beside it would be too much."""
         if self.disks_lost:
             return
         self.disks_lost += 1
-        backup = None if dice.random() < 0.3 else self.run.etcd.cluster.state.backup()
+        backup = None
+        if dice.random() < 0.7:
+            backup = self.run.etcd.cluster.state.backup(same_cluster=dice.random() < 0.5)
         patience = dice.choice((0.5, 3.0, 8.0))
 
         def strike() -> None:
