@@ -68,10 +68,10 @@ class State:
         self._last_lease += 1
         return self._last_lease
 
-    def backup(self) -> State:
-        """What `etcdctl snapshot save` and `restore` make of it: another cluster with the same content."""
+    def backup(self, *, same_cluster: bool = False) -> State:
+        """What `etcdctl snapshot save` and `restore` make of it: its content, often in another cluster."""
         other = deepcopy(self)
-        other.cluster_id += 1
+        other.cluster_id += 0 if same_cluster else 1
         other.history.clear()
         other.compacted = other.revision
         return other
@@ -188,27 +188,30 @@ class State:
             raise _no_lease()
 
     def _holds(self, compare: Any) -> bool:
-        if compare.range_end:
-            raise NotImplementedError("compares of ranges")
-        found = self.keys.get(compare.key)
-        target = rpc.Compare.CompareTarget.Name(compare.target)
-        if target == "VALUE":
-            if found is None:
-                return False
-            have, want = found.value, compare.value
-        else:
-            name = {"MOD": "mod_revision", "CREATE": "create_revision"}.get(target, target.lower())
-            have = getattr(found, name) if found is not None else 0
-            want = getattr(compare, name)
-        result = rpc.Compare.CompareResult.Name(compare.result)
-        return bool(
-            {
-                "EQUAL": have == want,
-                "NOT_EQUAL": have != want,
-                "GREATER": have > want,
-                "LESS": have < want,
-            }[result]
-        )
+        keys = _keys(self.keys, compare.key, compare.range_end)
+        return all(_fits(self.keys[key], compare) for key in keys) if keys else _fits(None, compare)
+
+
+def _fits(found: Any, compare: Any) -> bool:
+    """Whether a key, None for one that is not there, is as a transaction wants it."""
+    target = rpc.Compare.CompareTarget.Name(compare.target)
+    if target == "VALUE":
+        if found is None:
+            return False
+        have, want = found.value, compare.value
+    else:
+        name = {"MOD": "mod_revision", "CREATE": "create_revision"}.get(target, target.lower())
+        have = getattr(found, name) if found is not None else 0
+        want = getattr(compare, name)
+    result = rpc.Compare.CompareResult.Name(compare.result)
+    return bool(
+        {
+            "EQUAL": have == want,
+            "NOT_EQUAL": have != want,
+            "GREATER": have > want,
+            "LESS": have < want,
+        }[result]
+    )
 
 
 class _Change:

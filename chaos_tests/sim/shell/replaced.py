@@ -103,8 +103,9 @@ def names(world: World) -> list[tuple[str, str, Any]]:
         ("cluster.server.server", "_resident_bytes", lambda: 0),
         ("cluster.server.server", "Journal", SimJournal),
         *[(f"cluster.{module}", "SLOT_COUNT", slots) for module in
-          ("server.server", "server.fleet", "server.recovery", "replication", "replication.log", "replication.replicator",
-           "replication.restore", "node.client", "node.context", "node.fleet", "node.node", "node.restore")],
+          ("server.server", "server.fleet", "server.recovery", "replication", "replication.log",
+           "replication.replicator", "replication.restore",
+           "node.client", "node.context", "node.fleet", "node.node", "node.restore")],
         ("cluster.replication.log", "SLOT_MASK", slots - 1),
         ("cluster.node.client", "SLOT_MASK", slots - 1),
     ]  # fmt: skip

@@ -188,7 +188,7 @@ class Run:
         now = self.world.now
         try:
             for node in self.nodes:
-                if node.alive and node.has_changed():
+                if node.alive and node.has_changed() and not self.map_is_lost:
                     account.watch(node, now)  # type: ignore[arg-type]
             if self.told.news:
                 self._acknowledged()

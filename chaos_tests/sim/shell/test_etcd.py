@@ -72,6 +72,8 @@ def random_operation(dice: Random) -> Any:
 
 def random_compare(dice: Random, revision: int) -> Any:
     compare = rpc.Compare(key=dice.choice(KEYS), result=dice.randrange(4), target=dice.randrange(5))
+    if dice.random() < 0.3:
+        compare.range_end = dice.choice((b"/a0", b"/b", b"\0"))
     target = rpc.Compare.CompareTarget.Name(compare.target)
     if target == "VALUE":
         compare.value = dice.choice(VALUES)
