@@ -97,7 +97,7 @@ def _compile(function: FunctionType, edits: Sequence[Edit]) -> CodeType:
     tree = ast.parse(source)
     ast.increment_lineno(tree, first - 1)
     (definition,) = tree.body
-    assert isinstance(definition, ast.FunctionDef)
+    assert isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef)
     definition.decorator_list = []
     code = compile(tree, f"<mutated {edits[0].where}>", "exec", __future__.annotations.compiler_flag, True)
     namespace = dict(function.__globals__)
@@ -247,23 +247,9 @@ MUTATIONS: Final = (
         (f"{REPLICATOR}.holds", "peer.acked >= since and ", ""),
     ),
     mutation(
-        "an acknowledgement is handled before the frame's rejections",
-        400,
-        (
-            f"{REPLICATOR}.receive",
-            "    if frame.answers:\n        self._take_answers(peer, frame.answers)\n",
-            "",
-        ),
-    ),
-    mutation(
         "a joined job's slot is not in the group's promises",
         1000,
         (f"{CLIENT}.submit_background", "        group.promises.add(slot_index)\n", ""),
-    ),
-    mutation(
-        "a repeated submit's slot is not in the group's promises",
-        1000,
-        (f"{CLIENT}._repeats", "    self._log.group.promises.add(slot_index)\n", ""),
     ),
     mutation(
         "a submit that joins an uncommitted job is acknowledged at once",
@@ -427,7 +413,8 @@ MUTATIONS: Final = (
         400,
         (
             "placement.succession:_heirs",
-            "        present[identity]\n        for identity in row.in_sync\n        if identity in present and not",
+            "        present[identity]\n        for identity in row.in_sync\n"
+            "        if identity in present and not",
             "        view.members[names[identity]]\n        for identity in row.in_sync\n"
             "        if names[identity] in view.members and not",
         ),
@@ -474,7 +461,8 @@ MUTATIONS: Final = (
         (
             f"{REPLICATOR}._take_offer",
             "if common is not None and common < slot.number:",
-            "if not rises:\n        common = slot.number\n    if common is not None and common < slot.number:",
+            "if not rises:\n        common = slot.number\n"
+            "    if common is not None and common < slot.number:",
         ),
     ),
     mutation(

@@ -132,10 +132,10 @@ class Simulation:
             dice.choice((streams.deliver, streams.deliver, streams.send, nodes.write, nodes.turn))()
             self.check()
 
-    def calm(self) -> None:
+    def calm(self, rounds_max: int = 5) -> None:
         """Everybody gets on with it, as far as the troubles let them."""
         work = self.stage.dice.random() < 0.5
-        for _ in range(self.stage.dice.randint(1, 5)):
+        for _ in range(self.stage.dice.randint(1, rounds_max)):
             self.round(work=work, outcome="")
             self.check()
 
@@ -178,7 +178,7 @@ class Simulation:
         elif (host := self.stage.some_host()) is not None:
             self.streams.isolate(host.name)
             self.etcd.declare_dead(host)
-            self.calm()
+            self.calm(rounds_max=12)
             if dice.random() < 0.3:
                 for _ in range(3):
                     self.time()
@@ -208,9 +208,11 @@ class Simulation:
                 self.etcd.set_draining(host, draining=False)
         for host in fleet.hosts.values():
             self.users.come(worker=True, host=host)
+        self.users.served.clear()
         self.stage.say("healed")
         end = fleet.now + HEAL_SECONDS
         while fleet.now < end:
+            self.users.try_all_slots()
             for _ in range(60):
                 if not self.round():
                     break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final
 from zlib import crc32
 
@@ -64,6 +65,8 @@ class Users:
         self.users: list[User] = []
         self._claimed: set[bytes] = set()  # by another worker than the one that was given it
         self._submits = 0
+        self.served: set[int] = set()  # slots of which a job was acknowledged
+        self._trying: User | None = None
         # With few keys most submits join a job.
         self._keys = stage.dice.sample(KEYS, stage.dice.choice((1, 3, 16)))
 
@@ -139,6 +142,16 @@ class Users:
             if user is not None:
                 self._submits += 1
                 self.ask(user, verb, function, unique, b"%d" % self._submits)
+
+    def try_all_slots(self) -> None:
+        """Every slot has to take a job again."""
+        if self._trying is None or self._trying not in self.users:
+            self._trying = User(self._stage.fleet.living()[0].connect())
+            self.users.append(self._trying)
+        if not self._trying.asked:
+            for slot in set(range(SLOTS)) - self.served:
+                unique = next(b"%d" % n for n in count(100) if crc32(b"f\0%d" % n) % SLOTS == slot)
+                self.ask(self._trying, wire.SUBMIT_JOB_BG, b"f", unique, b"")
 
     def rush(self, host: Host) -> None:
         """Its clients and workers want something of it, all at once."""
@@ -259,6 +272,8 @@ class Users:
         self._stage.say("acknowledged", body, asked.arguments)
         ended = self._account.over.get(body)
         over = ended is not None and ended < asked.over and not user.remember
+        if slot is not None:
+            self.served.add(slot)
         self._account.acknowledge(body, function, unique, over)
         self._stage.tempting = True
 
@@ -275,5 +290,6 @@ class Users:
         parts = [f"{user.host.name}: {list(user.asked)}" for user in self.users if user.asked]
         parts += [f"{user.host.name}: ends of {user.awaited}" for user in self.users if user.awaited]
         account = self._account
+        parts += [f"slot {slot} takes no jobs" for slot in range(SLOTS) if slot not in self.served]
         parts += [f"job {handle!r}" for handle in account.acknowledged if handle not in account.ran]
         return "; ".join(parts)

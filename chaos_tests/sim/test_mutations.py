@@ -1,0 +1,49 @@
+"""The simulation can fail: defects that are put in on purpose are found. All of them:
+`python -m chaos_tests.sim.mutations`."""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos_tests.sim.mutations import MUTATIONS, DoesNotApply, Edit, Mutation, applied, find
+from cluster.replication.replicator import Replicator
+
+QUICK = (
+    "acknowledge before fsync",
+    "ignore one in-sync member",
+    "majority instead of all",
+    "epoch not persisted",
+    "a restarted primary goes on in its epoch",
+    "jobs are given out before they are committed",
+)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_defect_is_found(name: str) -> None:
+    (wanted,) = (mutation for mutation in MUTATIONS if mutation.name == name)
+
+    result = find(wanted)
+
+    assert result.good, result
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_mutation_still_fits_the_code(mutation: Mutation) -> None:
+    with applied(mutation):
+        pass
+
+
+def test_a_mutation_is_gone_afterwards() -> None:
+    usual = Replicator.advance.__code__
+
+    with applied(next(mutation for mutation in MUTATIONS if mutation.name == "majority instead of all")):
+        assert Replicator.advance.__code__ is not usual
+
+    assert Replicator.advance.__code__ is usual
+
+
+def test_a_mutation_of_code_that_has_changed_says_so() -> None:
+    edit = Edit("replication.replicator:Replicator.advance", "what is not there", "")
+
+    with pytest.raises(DoesNotApply, match="0 times"), applied(Mutation("of the past", (edit,), 1)):
+        pass
