@@ -19,11 +19,14 @@ from chaos_tests.sim.shell.network import ListeningSocket
 from cluster.server import Settings
 from cluster.server.errors import StartError
 from cluster.server.server import Server
+from cluster.wire.packets import HEADER_BYTES, JOB_ASSIGN_UNIQ, MAGIC_RESPONSE
 
 if TYPE_CHECKING:
     from chaos_tests.sim.shell.disk import SimJournal
     from chaos_tests.sim.shell.kernel import Process, World
     from chaos_tests.sim.turns.account import Account
+    from cluster.node import Output
+    from cluster.replication.frames import Frame
 
 GEARMAN_PORT: Final = 4730
 PEER_PORT: Final = 4731
@@ -31,6 +34,7 @@ DATA: Final = "data"
 LEASE_SECONDS: Final = 2
 RECLAIM_SECONDS: Final = 1.0
 _SEGMENT_BYTES: Final = 48
+_JOB_ASSIGNED: Final = MAGIC_RESPONSE + JOB_ASSIGN_UNIQ.to_bytes(4, "big")
 _FRAME: Final = Struct(">4sIQB7xI")
 
 
@@ -75,6 +79,7 @@ class Node:
         self.damaged = False  # what was fsynced may be gone
         self.reason = ""  # why the last start ended
         self.on_exit: Callable[[Node], None] = lambda node: None
+        self.on_assigned: Callable[[Node, bytes], None] = lambda node, handle: None
         self._segments: dict[int, bytearray] = {}  # durable entries by segment
         self._looked: tuple[int, int, Any] = (-1, -1, None)
         self._dropped_before = 0  # earlier ones are history, there or not
@@ -128,10 +133,7 @@ class Node:
     async def _serve(self, process: Process) -> None:
         try:
             self.server = server = Server(self.settings, None)
-            life = server._life
-            assert life is not None
-            watched: Any = life
-            watched.take_frame = self._take_frame(life.take_frame)
+            self._watch(server)
             try:
                 await server.start(ListeningSocket(self.host.address, GEARMAN_PORT))
             except asyncio.CancelledError:
@@ -155,16 +157,37 @@ class Node:
         self.__dict__.pop("part", None)
         self.account.changed = True
 
-    def _take_frame(self, take: Callable[[str], Any]) -> Callable[[str], Any]:
-        """Frames that leave are looked at: what they promise has to survive."""
+    def _watch(self, server: Server) -> None:
+        """What it promises to other nodes, takes from them, and gives to workers is looked at."""
+        life: Any = server._life
+        watched: Any = server
+        account: Any = self.account
+        take_frame, peer_frame, deliver = life.take_frame, life.peer_frame, watched._deliver
 
-        def take_and_note(name: str) -> Any:
-            frame = take(name)
+        def take(name: str) -> Any:
+            frame = take_frame(name)
             if frame is not None and (frame.answers or frame.offers):
-                self.account.promise(self, frame)  # type: ignore[arg-type]
+                account.promise(self, frame)
             return frame
 
-        return take_and_note
+        def receive(name: str, frame: Frame) -> None:
+            if not frame.offers:
+                peer_frame(name, frame)
+                return
+            promised = {slot.index: slot.promised for slot in server.node.log.slots}
+            peer_frame(name, frame)
+            account.offered(self, name, frame, promised)
+
+        def send(output: Output) -> None:
+            for _, data in output.sends:
+                at = data.find(_JOB_ASSIGNED)
+                while at >= 0:
+                    handle = data[at + HEADER_BYTES : data.index(b"\0", at + HEADER_BYTES)]
+                    self.on_assigned(self, handle)
+                    at = data.find(_JOB_ASSIGNED, at + 1)
+            deliver(output)
+
+        life.take_frame, life.peer_frame, watched._deliver = take, receive, send
 
     # ---- its journal (JournalWatcher)
 

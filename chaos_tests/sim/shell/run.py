@@ -103,6 +103,7 @@ class Run:
         for node in self.nodes:
             node.fleet = self  # type: ignore[attr-defined]
             node.on_exit = self._exited
+            node.on_assigned = self._assigned
         world.on_step = self._step
 
     def play(self) -> Result:
@@ -201,6 +202,16 @@ class Run:
         except AssertionError as error:
             self.world.error = error
             self.world.fail(str(error))
+
+    def _assigned(self, node: Node, handle: bytes) -> None:
+        """A job is about to be sent to a worker."""
+        view = self.view()
+        if view is not None:
+            try:
+                self.account.assigned(node, handle, view, self.world.now, kept=False)  # type: ignore[arg-type]
+            except AssertionError as error:
+                self.world.error = error
+                self.world.fail(str(error))
 
     def _acknowledged(self) -> None:
         news, account = self.told.news, self.account

@@ -90,7 +90,7 @@ class Simulation:
             (users.come, 2),
             (users.go, 1),
             (etcd.late_swap, 4),
-            (self.late_view, 4),
+            (self.late_view, 8),
             (streams.notice, 6),
         ]
         troubles: list[tuple[Callable[[], object], float]] = [
@@ -134,7 +134,7 @@ class Simulation:
 
     def calm(self, rounds_max: int = 5) -> None:
         """Everybody gets on with it, as far as the troubles let them."""
-        work = self.stage.dice.random() < 0.5
+        work = self.stage.dice.choice((-1.0, 0.3, 1.0))  # how many of the workers do something
         for _ in range(self.stage.dice.randint(1, rounds_max)):
             self.round(work=work, outcome="")
             self.check()
@@ -181,7 +181,7 @@ class Simulation:
             self.calm(rounds_max=12)
             if dice.random() < 0.3:
                 for _ in range(3):
-                    self.time()
+                    self.time(2.5)
             self.users.rush(host)
         if dice.random() < 0.3:
             self.calm()
@@ -223,8 +223,9 @@ class Simulation:
             self.check()
         raise Broken("no rest after healing", self.users.owed())
 
-    def round(self, *, work: bool = True, outcome: str = "good") -> bool:
+    def round(self, *, work: float = 1.0, outcome: str = "good") -> bool:
         """Everybody does what there is to do; false when there is nothing."""
+        dice = self.stage.dice
         fleet = self.stage.fleet
         before = fleet.etcd.revision
         did = self.streams.notice_all()
@@ -241,7 +242,7 @@ class Simulation:
                 self.etcd.propose(host, outcome=outcome)
                 if host is self.etcd.unsure:
                     self.etcd.unsure = None
-                    if self.stage.dice.random() < self._malice:
+                    if dice.random() < self._malice:
                         self.press(host)
             while self.nodes.write(host):
                 did = True
@@ -254,7 +255,7 @@ class Simulation:
             while queue and self.streams.deliver(pair):
                 did = True
         for user in list(self.users.users):
-            if user.worker and work:
+            if user.worker and work >= dice.random():
                 did |= self.users.work(user, honest=True)
         self.users.listen()
         return did or fleet.etcd.revision != before

@@ -78,12 +78,9 @@ class Users:
         if host is None:
             return
         user = User(host.connect(), worker=worker or stage.dice.random() < 0.4)
+        user.remember = not user.worker and stage.dice.random() < 0.5
         self.users.append(user)
-        if user.worker:
-            self._connect_worker(user, host)
-        elif stage.dice.random() < 0.5:
-            user.remember = True
-            self.ask(user, wire.OPTION_REQ, b"gearfleet")
+        self._introduce(user)
 
     def go(self) -> None:
         user = self._stage.some(self.users, lambda user: runs(user.host))
@@ -97,19 +94,23 @@ class Users:
         self._stage.turn(host, lambda: host.node.disconnected(user.client.connection))
 
     def stopped(self, host: Host) -> None:
-        """Clients go with their node; some workers keep what they run, and go to another."""
+        """Most of its clients and workers go to another node; workers keep what they run."""
         for user in [user for user in self.users if user.host is host]:
-            other = self._stage.some_host() if user.running and self._stage.dice.random() < 0.7 else None
-            if other is None:
+            other = self._stage.some_host()
+            if other is None or self._stage.dice.random() < 0.2:
                 self.users.remove(user)
             else:
                 user.asked.clear()
-                self._connect_worker(user, other)
+                user.awaited.clear()
+                user.client = other.connect()
+                self._introduce(user)
 
-    def _connect_worker(self, user: User, host: Host) -> None:
-        user.client = host.connect()
-        for function in FUNCTIONS:
-            user.client.send(wire.CAN_DO, function)
+    def _introduce(self, user: User) -> None:
+        if user.worker:
+            for function in FUNCTIONS:
+                user.client.send(wire.CAN_DO, function)
+        elif user.remember:
+            self.ask(user, wire.OPTION_REQ, b"gearfleet")
 
     def _some(self, *, worker: bool, host: Host | None = None) -> User | None:
         return self._stage.some(
@@ -159,6 +160,7 @@ class Users:
             self.submit(host)
         for user in list(self.users):
             if user.worker and user.host is host:
+                self.work(user)
                 self.work(user)
 
     def question(self) -> None:
