@@ -222,6 +222,11 @@ class DataDirectory:
         self._save({**self._content, "incarnation": incarnation})
         return incarnation
 
+    @property
+    def nonces(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Those of which etcd has one, if it is as this directory left it; and older ones."""
+        return tuple(self._content["nonces"]), tuple(self._content["past"])
+
     def next_nonces(self) -> Nonces:
         """Make this start's nonce; it is on disk when this returns. Call it when etcd answers: each call
         leaves one more until keep_nonce()."""

@@ -13,7 +13,7 @@ The new map has no primary's incarnation, so every slot is taken over anew, by a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +54,17 @@ class Saved:
     map: FleetMap | None = None
     config: FleetConfig | None = None  # None where an older release saved the map
     damage: str = ""  # what could not be read of it
+    nonces: tuple[str, ...] = ()  # etcd has one of these; () where an older release saved the map
+    past_nonces: tuple[str, ...] = ()
+
+    def would_refuse(self, generation: int, nonce: str) -> bool:
+        """Whether its node would not start with what etcd has: a map of this generation, and this nonce for
+        its last start, "" for none. FleetLife.look decides so."""
+        if not self.nonces or nonce in self.nonces:
+            return False
+        if not nonce:
+            return self.map is None or generation <= self.map.generation
+        return nonce in self.past_nonces
 
     @property
     def age(self) -> tuple[int, int]:
@@ -69,8 +80,13 @@ class Restore:
     map: FleetMap
     config: FleetConfig | None  # None: the nodes do not say it
     newest: Saved
-    known: tuple[FleetMap, ...]  # all that the nodes have acted on
+    saved: tuple[Saved, ...]  # what all the nodes know
     lost: tuple[int, ...]  # slots that none of these data directories has a whole copy of
+
+    @property
+    def known(self) -> tuple[FleetMap, ...]:
+        """All maps that the nodes have acted on."""
+        return tuple(each.map for each in self.saved if each.map is not None)
 
 
 # ---- what a node knows
@@ -123,6 +139,7 @@ def read_saved(path: Path) -> Saved:
             fleet_map,
             config,
             "; ".join(damage),
+            *directory.nonces,
         )
     finally:
         directory.close()
@@ -142,6 +159,8 @@ def encode_saved(saved: Saved) -> str:
             "map": json.loads(encode_map(fleet_map)) if fleet_map is not None else None,
             "promised": list(saved.promised),
             "damage": saved.damage,
+            "nonces": saved.nonces,
+            "past_nonces": saved.past_nonces,
         }
     )
 
@@ -163,8 +182,15 @@ def decode_saved(text: str | bytes, source: str) -> Saved:
             decode_map(_dump(value["map"]), revision, key=source) if value["map"] is not None else None,
             decode_config(_dump(value["config"]), key=source) if value["config"] is not None else None,
         )
+        nonces = [tuple(map(str, value.get(name, ()))) for name in ("nonces", "past_nonces")]
         return Saved(
-            source, str(value["fleet"]), str(value["identity"]), promised, *found, str(value["damage"])
+            source,
+            str(value["fleet"]),
+            str(value["identity"]),
+            promised,
+            *found,
+            str(value["damage"]),
+            *nonces,
         )
     except (ValueError, KeyError, TypeError, BadValue):
         raise RestoreRefused(
@@ -233,7 +259,7 @@ def plan_restore(fleet: str, saved: Sequence[Saved], without: Collection[str] = 
         map=raise_epochs(newest.map, above, generation),
         config=newest.config,
         newest=newest,
-        known=known,
+        saved=tuple(saved),
         lost=tuple(lost),
     )
 
@@ -263,12 +289,14 @@ async def restore(
     """
     prefix = f"/gearfleet/{plan.fleet}/".encode()
     config_key, map_key, nodes = prefix + b"config", prefix + b"map", prefix + b"nodes/"
+    directories = prefix + b"dirs/"
     etcd = Etcd(options)
     try:
-        reply = await etcd.read(
-            transaction([], [get(config_key), get(map_key), get(nodes, range_end(nodes))])
+        reads = [get(config_key), get(map_key), *(get(key, range_end(key)) for key in (nodes, directories))]
+        reply = await etcd.read(transaction([], reads))
+        found_config, found_map, found_nodes, found_nonces = (
+            response.response_range.kvs for response in reply.responses
         )
-        found_config, found_map, found_nodes = (response.response_range.kvs for response in reply.responses)
         if found_nodes:
             up = ", ".join(value.key[len(nodes) :].decode("utf-8", "replace") for value in found_nodes)
             raise RestoreRefused(
@@ -277,7 +305,13 @@ async def restore(
             )
         fleet_map = plan.map
         if found_map:
-            fleet_map = _beyond(found_map[0], plan, force)
+            nonces = {
+                value.key[len(directories) :].decode("utf-8", "replace"): value.value.decode(
+                    "utf-8", "replace"
+                )
+                for value in found_nonces
+            }
+            fleet_map = _beyond(found_map[0], plan, nonces, force)
         written = plan.config or config or _decoded_config(found_config)
         if written is None:
             raise RestoreRefused(
@@ -296,7 +330,6 @@ async def restore(
             unchanged(map_key, found_map[0].mod_revision if found_map else 0),
             _none_below(nodes),
         ]
-        directories = prefix + b"dirs/"
         changes = [
             put(config_key, encode_config(written)),
             put(map_key, encode_map(fleet_map)),
@@ -315,13 +348,17 @@ async def restore(
         await etcd.close()
 
 
-def _beyond(value: Any, plan: Restore, force: bool) -> FleetMap:
-    """The plan's map, beyond the one that is in etcd, too."""
+def _beyond(value: Any, plan: Restore, nonces: Mapping[str, str], force: bool) -> FleetMap:
+    """The plan's map, beyond the one that is in etcd, too. `nonces`: those in etcd, by identity."""
     try:
         present = decode_map(value.value, value.mod_revision)
     except BadValue:
         return plan.map  # edited by hand, or damaged
-    if not force and all(descends(present, known) for known in plan.known):
+    # The map may be the same, and etcd have forgotten a start: then that node would not start any more.
+    forgotten = any(
+        each.would_refuse(present.generation, nonces.get(each.identity, "")) for each in plan.saved
+    )
+    if not force and not forgotten and all(descends(present, known) for known in plan.known):
         raise RestoreRefused(
             "nothing was lost: the map in etcd is the one that these nodes know, or came from it. Start the "
             "nodes. --force writes a new one all the same"

@@ -138,7 +138,8 @@ def test_only_a_stopped_node_of_a_fleet_has_something_to_say(tmp_path: Path) -> 
 def put_back(etcd: FleetEtcd, **options: Any) -> FleetMap:
     """Restore from what a, b and c know, and what etcd has then."""
     known = fleet_map(revision=1)
-    plan = plan_restore("t", [saved(A, known), saved(B, known), saved(C, known)])
+    nodes = options.pop("nodes", None) or [saved(A, known), saved(B, known), saved(C, known)]
+    plan = plan_restore("t", nodes)
     plan = replace(plan, fleet=etcd.fleet, config=options.pop("known_config", CONFIG))
     written, _ = asyncio.run(restore(EtcdOptions(parse_endpoints(etcd.address)), plan, **options))
     return written
@@ -188,6 +189,29 @@ def test_nothing_is_written_where_nothing_was_lost_or_a_node_is_up(etcd: FleetEt
     etcd.server.put(etcd.key("nodes/b"), encode_member(member))
     with pytest.raises(RestoreRefused, match="b is up, or was a moment ago: stop all nodes"):
         put_back(etcd, force=True)
+
+
+@needs_etcd()
+@pytest.mark.parametrize("nonce", ["", "1" * 32, "3" * 32])
+def test_an_etcd_that_has_forgotten_a_start_has_lost_something_though_its_map_is_the_same(
+    etcd: FleetEtcd, nonce: str
+) -> None:
+    # Given a map that nobody has changed since, and the nonce that etcd has for node b's data directory.
+    etcd.server.put(etcd.key("map"), encode_map(fleet_map(6)))
+    if nonce:
+        etcd.server.put(etcd.key(f"dirs/{B}"), nonce)
+    known = fleet_map(revision=1)
+    started = saved(B, known, nonces=("2" * 32,), past_nonces=("1" * 32,))
+    nodes = [saved(A, known), started, saved(C, known)]
+    if nonce == "3" * 32:  # of a copy of this directory that was started since: its start says so
+        with pytest.raises(RestoreRefused, match="nothing was lost"):
+            put_back(etcd, nodes=nodes)
+    else:  # b would refuse to start, and send its operator here
+        assert put_back(etcd, nodes=nodes).generation > 1
+        assert etcd.server.get(etcd.key(f"dirs/{B}")) is None
+        # And once is enough.
+        with pytest.raises(RestoreRefused, match="nothing was lost"):
+            put_back(etcd, nodes=nodes)
 
 
 @needs_etcd()
