@@ -32,6 +32,8 @@ from tests.support.waiting import eventually
 
 SLOTS: Final = 1024
 ASKERS: Final = 4
+ORDERED_WORKER: Final = "w-ordered"
+ORDERED_JOB_SECONDS: Final = 0.005
 STOCK_PERIOD_MS: Final = 100
 STOCK_JOB_MS: Final = 20
 ORDERED_PERIOD_SECONDS: Final = 0.05
@@ -64,7 +66,7 @@ class Shape:
 
     rate: float = 60.0  # background jobs a second, at most
     callers: int = 32  # of them; each waits for its acknowledgement
-    job_seconds: float = 0.02
+    job_seconds: float = 0.02  # on average; ordered jobs take ORDERED_JOB_SECONDS
     payload_bytes: int = 64
     clients: tuple[str, ...] = ("client",)
     workers: tuple[str, ...] = ("w1", "w2")
@@ -146,7 +148,7 @@ class Workload:
         for name in self.shape.workers:
             await self._start_worker(name, CONCURRENCY, work, ask, stock)
         if self.shape.ordered:
-            await self._start_worker("w-ordered", 1, ordered)
+            await self._start_worker(ORDERED_WORKER, 1, ordered)
         for name in self.shape.clients:
             self._clients.append(
                 AsyncHAClient(
@@ -294,8 +296,9 @@ class Workload:
             about = {"worker": worker, "handle": job.handle, "node": self._roads.node_at(job.server)}
             self.history.run(key, **about)
             self.under_way += 1
+            mean_seconds = ORDERED_JOB_SECONDS if worker == ORDERED_WORKER else self.shape.job_seconds
             try:
-                await asyncio.sleep(self.shape.job_seconds * 2 * self._dice.random())
+                await asyncio.sleep(mean_seconds * 2 * self._dice.random())
             except asyncio.CancelledError:
                 self.history.abandoned(key, **about)
                 raise
