@@ -72,7 +72,6 @@ if TYPE_CHECKING:
 START_SECONDS: Final = 1000.0
 EPOCH_SECONDS: Final = 1_800_000_000.0  # what the hosts' wall clocks show at START_SECONDS
 CALLBACK_SECONDS: Final = 5e-6  # how far each callback moves the time
-_DIGEST_MASK: Final = (1 << 61) - 1
 
 _set_running_loop = asyncio_events._set_running_loop
 _unregister_task = asyncio.tasks._unregister_task
@@ -130,16 +129,22 @@ class World:
         self.hosts: dict[str, Host] = {}
         self.processes: list[Process] = []
         self.callbacks = 0  # that have run
-        self.digest = 0
         self.on_step: Callable[[], None] = lambda: None  # every `step_callbacks`
         self.step_callbacks = 10
         self.failure: str | None = None
         self.error: BaseException | None = None  # behind the failure
         self._heap: list[tuple[float, int, Event]] = []
         self._numbers = itertools.count(1)
+        self._picked = bytearray()  # whose callback ran, one after the other
+        self._said = 0  # checksum of the trace
         self._runnable: list[Process] = []
         self._pick = Random(f"{seed} scheduler").random
         self.network: Network = Network(self)
+
+    @property
+    def digest(self) -> int:
+        """Of who ran in which order, and what was said when: the same for the same run."""
+        return self._said << 32 | crc32(self._picked)
 
     def dice_for(self, name: str) -> Random:
         """The same name gives a new Random that begins the same."""
@@ -175,7 +180,7 @@ class World:
     def say(self, *words: object) -> None:
         """A line of the trace."""
         text = " ".join(map(str, words))
-        self.digest = (self.digest * 31 + crc32(text.encode("utf-8", "replace"))) & _DIGEST_MASK
+        self._said = crc32(b"%a %b" % (self.now, text.encode("utf-8", "replace")), self._said)
         if self.trace:
             who = self.current.name if self.current is not None else "-"
             print(f"{self.now - START_SECONDS:10.6f} {self.callbacks:7} {who:>8} {text}", flush=True)
@@ -234,7 +239,7 @@ class World:
             _set_running_loop(None)
 
     def _run_until(self, condition: Callable[[], bool], end: float) -> bool:
-        heap, runnable, pick = self._heap, self._runnable, self._pick
+        heap, runnable, pick, picked = self._heap, self._runnable, self._pick, self._picked.append
         step_callbacks = self.step_callbacks
         while True:
             while heap and heap[0][0] <= self.now:
@@ -244,9 +249,10 @@ class World:
             if self.failure is not None:
                 raise Broken(self.failure) from self.error
             if runnable:
-                index = int(pick() * len(runnable))
+                count = len(runnable)
+                index = int(pick() * count) if count > 1 else 0
                 process = runnable[index]
-                self.digest = (self.digest * 31 + process.number) & _DIGEST_MASK
+                picked(process.number & 255)
                 event = process.ready.popleft()
                 if not process.ready:
                     runnable[index] = runnable[-1]
