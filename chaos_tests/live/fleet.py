@@ -55,9 +55,11 @@ class ChaosFleet(FaultyFleet):
         try:
             name = f"run{next(_runs)}"
             with Workload(self, history, name, shape, directory=self.directory / name) as load:
+                self.note_leaders()
                 yield load
                 self.heal()
                 self.wait_until_in_sync(2 * FLEET_SECONDS)
+                self.note_leaders()
                 load.stop()
                 self.drain_queues(load)
             self.history = load.whole_history()
@@ -78,6 +80,11 @@ class ChaosFleet(FaultyFleet):
         self.history.save(self._reports / "history.jsonl")
         for name, node in self.all_nodes.items():
             (self._reports / f"{name}.log").write_text("\n".join(node.log_lines) + "\n")
+
+    def note_leaders(self) -> None:
+        """Who leads which slot now, into the history."""
+        for slot in self.status(slots=True).slots:
+            self.history.leads(slot.primary, slot.slot, slot.epoch)
 
     def busiest(self) -> str:
         """The node that leads most slots."""
