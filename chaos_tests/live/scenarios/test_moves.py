@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from chaos_tests.live.conftest import StartChaosFleet
 from chaos_tests.live.fleet import ChaosFleet
+from tests.fleet import other_release
+from tests.support.waiting import eventually
+
+NEXT_RELEASE = [sys.executable, other_release.__file__, "2", "9.0.0"]
 
 
 @pytest.mark.short
@@ -29,6 +35,22 @@ def test_the_nodes_are_restarted_one_by_one(fleet: ChaosFleet) -> None:
             load.flow()
 
 
+def test_the_nodes_are_upgraded_one_by_one_and_an_old_one_dies_meanwhile(
+    start_chaos_fleet: StartChaosFleet,
+) -> None:
+    fleet = start_chaos_fleet("abc")
+    with fleet.under_load() as load:
+        for name in "cb":
+            fleet.drain(name, restart=True)
+            fleet.nodes[name].prefix = NEXT_RELEASE
+            fleet.nodes[name].spawn()
+            fleet.wait_until_in_sync()
+            with fleet.killed("a"):
+                fleet.wait_until_serving()
+                load.flow()
+            fleet.wait_until_in_sync()
+
+
 def test_a_node_dies_while_it_is_drained(fleet: ChaosFleet) -> None:
     with fleet.under_load() as load:
         with fleet.draining("c"):
@@ -36,6 +58,22 @@ def test_a_node_dies_while_it_is_drained(fleet: ChaosFleet) -> None:
         fleet.wait_until_serving()
         load.flow()
         fleet.restart("c")
+
+
+def test_a_node_dies_while_it_joins(start_chaos_fleet: StartChaosFleet) -> None:
+    """Once it, and once another one that teaches it."""
+    fleet = start_chaos_fleet("abc", spare="d")
+    with fleet.under_load() as load:
+        load.flow(200)
+        fleet.join("d")
+        for victim in "da":
+            eventually(lambda: sum(node.learning for node in fleet.status().nodes), poll_seconds=0.001)
+            fleet.kill(victim)
+            load.run_for(2)
+            fleet.restart(victim)
+        fleet.wait_until_in_sync()
+        fleet.leave("d")
+        load.flow()
 
 
 def test_three_nodes_become_five_and_three_again(start_chaos_fleet: StartChaosFleet) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from chaos_tests.live.conftest import StartChaosFleet
 from chaos_tests.live.fleet import ChaosFleet
+from tests.support.fleet import SHORT_LEASE
 
 
 @pytest.mark.short
@@ -108,10 +109,23 @@ def test_refusals_are_no_proof_of_death(fleet: ChaosFleet) -> None:
         load.flow()
 
 
+def test_where_all_three_copies_are_wanted_nothing_is_acknowledged_by_two(
+    start_chaos_fleet: StartChaosFleet,
+) -> None:
+    fleet = start_chaos_fleet("abc", *SHORT_LEASE, "--min-in-sync", "3")
+    with fleet.under_load() as load:
+        with fleet.partition("a", "bc", etcd="bc"):
+            load.run_for(3)
+            before = load.acknowledged
+            load.run_for(3)
+            assert load.acknowledged == before
+        load.flow()
+
+
 @pytest.mark.parametrize("shape", ["one", "majority", "minority third", "ring"])
 def test_five_nodes_fall_apart(start_chaos_fleet: StartChaosFleet, shape: str) -> None:
     """Each job has three copies: where two of them are on the smaller side, it waits for the end."""
-    fleet = start_chaos_fleet("abcde", "--bootstrap-nodes", "5")
+    fleet = start_chaos_fleet("abcde", *SHORT_LEASE, "--bootstrap-nodes", "5")
     with fleet.under_load() as load:
         if shape == "ring":  # each hears two neighbours, so that every majority is another one
             with fleet.unheard("ac", "bd", "ce", "da", "eb"):
