@@ -391,11 +391,11 @@ class Cluster:
     def _catch_up(self, member: Member) -> None:
         if member.connected and member.applied < len(self._commits) - 1:
             behind = self._between(APPLY_SECONDS) + member.lag_seconds
-            self._timers.call_later(behind, self._applied, member, len(self._commits) - 1)
+            self._timers.call_later(behind, self._applied, member, len(self._commits) - 1, self._commits)
 
-    def _applied(self, member: Member, commits: int) -> None:
-        if not member.connected or member.applied >= commits:
-            return
+    def _applied(self, member: Member, commits: int, history: list[int]) -> None:
+        if not member.connected or member.applied >= commits or history is not self._commits:
+            return  # or etcd has been restored meanwhile
         member.applied = commits
         member.revision = self._commits[commits]
         ready = [each for each in member.waiting if each[0] <= commits]
