@@ -16,7 +16,8 @@ import itertools
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +109,7 @@ class Workload:
         self._callers: list[asyncio.Task[None]] = []
         self._thread: LoopInThread | None = None
         self._stock: list[StockProcess] = []
+        self._at_exit = ExitStack()
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -116,12 +118,15 @@ class Workload:
     # ---- life
 
     def __enter__(self) -> Workload:
-        logging.getLogger("client_ha").setLevel(logging.CRITICAL)  # that nodes die is the point here
-        if self.shape.stock:
-            self._start_stock()
-        self._thread = LoopInThread("workload")
-        self._thread.run(self._start())
-        self.flow(WARM_UP_JOBS)
+        with ExitStack() as stack:
+            stack.enter_context(_quiet())
+            stack.callback(self._leave)
+            if self.shape.stock:
+                self._start_stock()
+            self._thread = LoopInThread("workload")
+            self._thread.run(self._start())
+            self.flow(WARM_UP_JOBS)
+            self._at_exit = stack.pop_all()
         return self
 
     def _start_stock(self) -> None:
@@ -136,6 +141,9 @@ class Workload:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._at_exit.close()
+
+    def _leave(self) -> None:
         if self._thread is not None:
             self._thread.run(self._close())
             self._thread.close()
@@ -311,6 +319,18 @@ class Workload:
             return job.payload
 
         return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is logged of nodes that die: that is the point here."""
+    logger = logging.getLogger("client_ha")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _slot(function: str, unique: str) -> int:
