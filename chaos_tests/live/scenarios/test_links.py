@@ -58,7 +58,7 @@ def test_connections_break_again_and_again(fleet: ChaosFleet, toxic: Toxic, link
     names = {"nodes": NODES, "users": ("client>*", "w1>*", "w2>*"), "etcd": ("*>etcd-*",)}[links]
     with fleet.under_load() as load:
         with fleet.poisoned(toxic, *names):
-            load.run_for(6)
+            load.run_for(4)
         load.flow()
 
 
