@@ -27,7 +27,7 @@ from cluster.drill.report import summary, write_html
 from tests.support.fleet import FLEET_SECONDS
 from tests.support.waiting import eventually
 
-DRAIN_SECONDS: Final = 60.0  # for what is queued after the healing
+DRAIN_SECONDS: Final = 120.0  # for what is queued after the healing
 _runs = itertools.count(1)
 
 
@@ -74,10 +74,11 @@ class ChaosFleet(FaultyFleet):
         assert verdict.valid, "\n".join([*verdict.problems, f"see {self._reports}"])
 
     def _report(self, verdict: Verdict) -> None:
-        """History, picture and logs, for whoever wants to know why."""
+        """Picture and logs, and the history of a run that failed, for whoever wants to know why."""
         self._reports.mkdir(parents=True, exist_ok=True)
         write_html(self._reports / "report.html", self.history, verdict, title=self._reports.name)
-        self.history.save(self._reports / "history.jsonl")
+        if self.failed:
+            self.history.save(self._reports / "history.jsonl")
         for name, node in self.all_nodes.items():
             (self._reports / f"{name}.log").write_text("\n".join(node.log_lines) + "\n")
 
@@ -91,13 +92,13 @@ class ChaosFleet(FaultyFleet):
         leads = self.leads()
         return max(sorted(leads), key=lambda name: leads[name])
 
-    def drain_queues(self, load: Workload, timeout_seconds: float = DRAIN_SECONDS) -> None:
+    def drain_queues(self, load: Workload) -> None:
         """Wait until nothing of this load is queued or runs."""
 
         def left() -> dict[str, tuple[int, int]]:
             return {name: counts for name, counts in self.queues(load.functions).items() if any(counts)}
 
-        eventually(lambda: not left(), timeout_seconds=timeout_seconds, poll_seconds=0.1)
+        eventually(lambda: not left(), timeout_seconds=DRAIN_SECONDS, poll_seconds=0.1)
         eventually(lambda: load.under_way, 0, poll_seconds=0.1)
 
     def queues(self, functions: Iterable[str]) -> dict[str, tuple[int, int]]:
