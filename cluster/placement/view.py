@@ -102,3 +102,17 @@ def leads(row: SlotRow, member: Member | None) -> bool:
         and row.incarnation == member.incarnation
         and member.identity in row.in_sync
     )
+
+
+def descends(fleet_map: FleetMap, known: FleetMap) -> bool:
+    """Rule 15: whether a map in etcd may have come from one that a node has acted on.
+
+    Not by the revision alone: an etcd that was restored may have gone on, and overtaken it. But an epoch has
+    one primary, so where that is another one, this is another history.
+    """
+    if fleet_map.generation != known.generation:
+        return fleet_map.generation > known.generation
+    return fleet_map.revision >= known.revision and all(
+        new.epoch > old.epoch or new[:3] == old[:3]
+        for new, old in zip(fleet_map.slots, known.slots, strict=False)
+    )

@@ -29,6 +29,7 @@ from cluster.placement import (
     View,
     apply_changes,
     decode_map,
+    descends,
     encode_config,
     encode_map,
     holders,
@@ -209,16 +210,10 @@ class FleetLife:
             known = decode_map(saved.data, saved.revision)
         except BadValue as error:
             raise StartError(f"the saved map in {self.directory.path} cannot be read: {error}") from None
-        if view.map.generation < known.generation or (
-            view.map.generation == known.generation
-            and (
-                view.map.revision < saved.revision
-                or any(new.epoch < old.epoch for new, old in zip(view.map.slots, known.slots, strict=False))
-            )
-        ):
+        if not descends(view.map, known):
             raise StartError(
                 f"the map in etcd (revision {view.map.revision}) is older than the one that this node acted "
-                f"on (revision {saved.revision}): {mend}"
+                f"on (revision {saved.revision}), or has another history: {mend}"
             )
 
     async def listen(self, incarnation: int, gearman_port: int, *, empty: bool) -> None:

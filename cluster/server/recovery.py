@@ -26,6 +26,7 @@ from cluster.placement import (
     FleetMap,
     decode_config,
     decode_map,
+    descends,
     encode_config,
     encode_map,
     raise_epochs,
@@ -264,15 +265,6 @@ def plan_restore(fleet: str, saved: Sequence[Saved], without: Collection[str] = 
     )
 
 
-def descends(fleet_map: FleetMap, known: FleetMap) -> bool:
-    """Whether a map in etcd may have come from one that a node acted on."""
-    if fleet_map.generation != known.generation:
-        return fleet_map.generation > known.generation
-    return fleet_map.revision >= known.revision and all(
-        new.epoch >= old.epoch for new, old in zip(fleet_map.slots, known.slots, strict=False)
-    )
-
-
 # ---- etcd
 
 
@@ -391,7 +383,6 @@ __all__ = [
     "RestoreRefused",
     "Saved",
     "decode_saved",
-    "descends",
     "encode_saved",
     "plan_restore",
     "read_saved",

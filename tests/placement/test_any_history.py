@@ -24,6 +24,7 @@ from cluster.placement import (
     TakeOver,
     apply_changes,
     decode_map,
+    descends,
     encode_map,
     leads,
     propose,
@@ -169,6 +170,7 @@ class History:
         config = self.fleet.config
         assert config is not None
         assert decode_map(encode_map(after)) == after
+        assert descends(after, before)
         for old, new in zip(before.slots, after.slots, strict=True):
             if old == new:
                 continue

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from cluster.placement import (
     Enter,
     FleetConfig,
+    FleetMap,
     Forget,
     HandOver,
     IllegalChange,
@@ -21,6 +23,7 @@ from cluster.placement import (
     View,
     apply_changes,
     bootstrap,
+    descends,
     raise_epochs,
 )
 from cluster.placement.errors import BadValue
@@ -521,3 +524,26 @@ def test_rule_15_after_a_restore_everybody_takes_over_from_itself(fleet: Fleet) 
     for name in "abc":
         assert fleet.turn(name) == [TakeOver(slot, 6) for slot in led[name]]
     assert {row.epoch for row in fleet.rows} == {7}
+
+
+def test_rule_15_a_map_descends_from_another_by_generation_revision_and_each_slots_primary(
+    fleet: Fleet,
+) -> None:
+    assert fleet.map is not None
+    known = replace(fleet.map, revision=10)
+    first, *others = known.slots
+
+    def found(revision: int = 11, **changes: Any) -> FleetMap:
+        return replace(known, slots=(first._replace(**changes), *others), revision=revision)
+
+    assert descends(known, known)
+    assert descends(found(in_sync=first.in_sync[:2]), known)
+    assert descends(found(epoch=first.epoch + 1, primary="c", incarnation=99), known)
+    assert not descends(found(revision=9), known)
+    assert not descends(known, found(revision=10, epoch=first.epoch + 1))
+    # An etcd that was restored has gone on: the same epoch is another one's there.
+    assert not descends(found(primary="c"), known)
+    assert not descends(found(incarnation=first.incarnation + 1), known)
+    # What was written by `gearfleet fleet restore` replaces all before it.
+    assert descends(replace(found(revision=1, primary="c"), generation=known.generation + 1), known)
+    assert not descends(known, replace(known, generation=known.generation + 1))
