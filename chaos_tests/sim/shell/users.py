@@ -123,7 +123,7 @@ class Client:
         try:
             if self.dice.random() < 0.3:
                 connection.send(wire.OPTION_REQ, wire.OPTION_GEARFLEET)
-            pace = self.dice.choice((0.04, 0.4, 1.0)) / self.haste
+            pace = self.dice.choice((0.06, 0.5, 1.0)) / self.haste
             for _ in range(self.dice.randint(1, 25)):
                 if self.world.now > self.until:
                     break

@@ -75,7 +75,7 @@ class HAClient:
                     if self.world.now >= self.until:
                         break
                     await self._submit(client)
-                    await asyncio.sleep(dice.expovariate(1 / dice.choice((0.01, 0.1, 0.4))))
+                    await asyncio.sleep(dice.expovariate(1 / dice.choice((0.03, 0.2, 0.6))))
 
     async def _submit(self, client: AsyncHAClient) -> None:
         kind = self.dice.random()
