@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,7 @@ CONCURRENCY: Final = 16  # jobs at a time, of each worker
 REPEAT_EVERY: Final = 10  # background jobs
 FAIL_EVERY: Final = 100
 RECENT_KEYS: Final = 30
+SCHEDULED_SECONDS_MAX: Final = 5
 WARM_UP_JOBS: Final = 50
 _PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "normal", "low")
 
@@ -74,6 +76,7 @@ class Shape:
     stock: bool = False  # a stock client and worker beside them; skips where there is none
     askers: int = ASKERS
     ordered: bool = True
+    scheduled: bool = False  # background jobs are for a time in the next seconds
     seed: int = 1
 
 
@@ -102,6 +105,7 @@ class Workload:
         self._dice = random.Random(self.shape.seed)
         self._payload = bytes(self.shape.payload_bytes)
         self._numbers = itertools.count()
+        self._not_before: dict[str, int] = {}  # of scheduled jobs: seconds since 1970
         self._recent: deque[str] = deque(maxlen=RECENT_KEYS)
         self._stop = asyncio.Event()
         self._clients: list[AsyncHAClient] = []
@@ -284,10 +288,15 @@ class Workload:
     async def _call(
         self, client: AsyncHAClient, function: str, unique: str, priority: Priority, order: int = 0
     ) -> None:
+        at: int | None = None
+        if self.shape.scheduled and not order:
+            priority = "normal"
+            later = 1 + self._dice.randrange(SCHEDULED_SECONDS_MAX)
+            at = self._not_before.setdefault(f"{function}/{unique}", int(time.time()) + later)
         call = self.history.submit(f"{function}/{unique}", priority=priority, order=order)
         try:
             job = await client.submit(
-                function, self._payload, unique=unique, priority=priority, background=True
+                function, self._payload, unique=unique, priority=priority, background=True, at=at
             )
         except GearfleetError as error:
             # Also a refusal: it may be that of a second try, and the first one was taken.
@@ -303,6 +312,8 @@ class Workload:
             key = f"{job.function}/{job.unique}"
             about = {"worker": worker, "handle": job.handle, "node": self._roads.node_at(job.server)}
             self.history.run(key, **about)
+            if time.time() < self._not_before.get(key, 0):
+                self.problems.append(f"{key} ran before its time")
             self.under_way += 1
             mean_seconds = ORDERED_JOB_SECONDS if worker == ORDERED_WORKER else self.shape.job_seconds
             try:

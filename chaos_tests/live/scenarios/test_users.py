@@ -82,3 +82,17 @@ def test_long_jobs_outlive_the_node_that_gave_them(fleet: ChaosFleet) -> None:
                 fleet.wait_until_serving()
                 load.flow(20)
             fleet.wait_until_in_sync()
+
+
+def test_scheduled_jobs_keep_their_time_through_failovers(fleet: ChaosFleet) -> None:
+    """Those that are due while their node is down run late, and none runs early."""
+    with fleet.under_load(Shape(scheduled=True)) as load:
+        load.flow(50)
+        for name in "ab":
+            with fleet.killed(name):
+                load.run_for(3)
+            fleet.wait_until_in_sync()
+        with fleet.killed("a", "b", "c"):
+            pass
+        fleet.wait_until_serving()
+        load.flow()
