@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos_tests.sim.mutations import MUTATIONS, DoesNotApply, Edit, Mutation, applied, find
+from chaos_tests.sim.mutations import MUTATIONS, NOT_FOUND_YET, DoesNotApply, Edit, Mutation, applied, find
 from cluster.replication.replicator import Replicator
 
 QUICK = (
@@ -27,7 +27,7 @@ def test_a_defect_is_found(name: str) -> None:
     assert result.good, result
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", MUTATIONS + NOT_FOUND_YET, ids=lambda mutation: mutation.name)
 def test_a_mutation_still_fits_the_code(mutation: Mutation) -> None:
     with applied(mutation):
         pass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from zlib import crc32
 
 from chaos_tests.sim.turns.etcd import Etcd
 from chaos_tests.sim.turns.nodes import Nodes
-from chaos_tests.sim.turns.stage import Stage, few_slots
+from chaos_tests.sim.turns.stage import SLOTS, Stage, few_slots, runs
 from chaos_tests.sim.turns.streams import Streams
 from chaos_tests.sim.turns.users import Users
 from chaos_tests.sim.worlds import STEPS, Broken
@@ -175,7 +176,7 @@ class Simulation:
             for _ in range(dice.randint(0, 3)):
                 self.etcd.look()
                 self.etcd.propose(outcome="good")
-        elif (host := self.stage.some_host()) is not None:
+        elif (host := self._primary_of_latest() or self.stage.some_host()) is not None:
             self.streams.isolate(host.name)
             self.etcd.declare_dead(host)
             self.calm(rounds_max=12)
@@ -185,6 +186,15 @@ class Simulation:
             self.users.rush(host)
         if dice.random() < 0.3:
             self.calm()
+
+    def _primary_of_latest(self) -> Host | None:
+        """Of the job that was acknowledged last."""
+        fleet = self.stage.fleet
+        fleet_map = fleet.etcd.view.map
+        assert fleet_map is not None
+        row = fleet_map.slots[crc32(b"\0".join(self.users.latest)) % SLOTS]
+        host = fleet.hosts[row.primary]
+        return host if runs(host) else None
 
     def check(self) -> None:
         self.users.listen()

@@ -66,6 +66,7 @@ class Users:
         self._claimed: set[bytes] = set()  # by another worker than the one that was given it
         self._submits = 0
         self.served: set[int] = set()  # slots of which a job was acknowledged
+        self.latest = (b"", b"")  # function and unique of the last job that was acknowledged
         self._trying: User | None = None
         # With few keys most submits join a job.
         self._keys = stage.dice.sample(KEYS, stage.dice.choice((1, 3, 16)))
@@ -155,9 +156,13 @@ class Users:
                 self.ask(self._trying, wire.SUBMIT_JOB_BG, b"f", unique, b"")
 
     def rush(self, host: Host) -> None:
-        """Its clients and workers want something of it, all at once."""
-        for _ in range(3):
-            self.submit(host)
+        """Its clients and workers want something of it, all at once: first the latest job once more."""
+        user = self._some(worker=False, host=host)
+        if user is not None and self.latest[1]:
+            self._submits += 1
+            self.ask(user, wire.SUBMIT_JOB_BG, *self.latest, b"%d" % self._submits)
+            for _ in range(self._stage.dice.randint(0, 2)):
+                self.submit(host)
         for user in list(self.users):
             if user.worker and user.host is host:
                 self.work(user)
@@ -272,6 +277,7 @@ class Users:
             user.awaited.add(body)
             return
         self._stage.say("acknowledged", body, asked.arguments)
+        self.latest = (function, unique)
         ended = self._account.over.get(body)
         over = ended is not None and ended < asked.over and not user.remember
         if slot is not None:
