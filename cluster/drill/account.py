@@ -15,7 +15,18 @@ NEVER: Final = 1 << 62  # after all events
 class Call:
     """A submit."""
 
-    __slots__ = ("acked", "begun", "handle", "key", "order", "outcome", "priority", "result", "slot")
+    __slots__ = (
+        "acked",
+        "begun",
+        "gave_up",
+        "handle",
+        "key",
+        "order",
+        "outcome",
+        "priority",
+        "result",
+        "slot",
+    )
 
     def __init__(self, begun: int, event: Event) -> None:
         self.begun = begun  # event
@@ -25,6 +36,7 @@ class Call:
         self.slot = event.slot
         self.outcome: Kind | None = None
         self.acked = NEVER
+        self.gave_up = NEVER  # waiting for the end of a foreground job that had been acknowledged
         self.handle = ""
         self.result = False
 
@@ -37,13 +49,14 @@ class Call:
 class Run:
     """A job with a worker. `free`: the worker's last end before, so it was not given earlier; -1: none."""
 
-    __slots__ = ("begun", "free", "node", "outcome", "worker")
+    __slots__ = ("begun", "ended", "free", "node", "outcome", "worker")
 
     def __init__(self, begun: int, worker: str, node: str, free: int) -> None:
         self.begun = begun
         self.worker = worker
         self.node = node
         self.free = free
+        self.ended = NEVER
         self.outcome: Kind | None = None
 
 
@@ -114,12 +127,12 @@ class Fault:
 
 
 class Worker:
-    """Whether it is free."""
+    """When it was given its last job, and ended one."""
 
     __slots__ = ("busy", "free", "several")
 
     def __init__(self) -> None:
-        self.busy = 0
+        self.busy = -1  # since this event
         self.free = -1  # since this event
         self.several = False  # it takes several jobs at a time
 
@@ -170,7 +183,7 @@ class Account:
                 else:
                     bare.append((index, event))
             elif kind is Kind.REFUSED or kind is Kind.UNKNOWN:
-                self._not_acknowledged(event)
+                self._not_acknowledged(index, event)
             elif kind is Kind.RESULT:
                 if (waiting := self.calls.get(event.call)) is not None:
                     waiting.result = True
@@ -219,7 +232,7 @@ class Account:
             job.call = call
             job.acked = index
 
-    def _not_acknowledged(self, event: Event) -> None:
+    def _not_acknowledged(self, index: int, event: Event) -> None:
         call = self.calls.get(event.call)
         if call is None:
             return
@@ -227,13 +240,15 @@ class Account:
             call.outcome = event.kind
         elif self.jobs[call.handle].foreground:
             call.outcome = Kind.UNKNOWN  # it had begun
+            call.gave_up = index
 
     def _job_of_bare_run(self, index: int, event: Event) -> Job:
-        """Whoever wrote this does not know handles: the newest job of the key."""
-        for job in reversed(self.jobs_of(event.key)):
-            if job.call is not None and job.call.begun < index:
-                return job
-        return self._job(f"? {event.key}", event.key)
+        """Whoever wrote this does not know handles: the first job of the key that has not ended, else the
+        last."""
+        jobs = [job for job in self.jobs_of(event.key) if job.call is not None and job.call.begun < index]
+        if not jobs:
+            return self._job(f"? {event.key}", event.key)
+        return next((job for job in jobs if job.ended == NEVER), jobs[-1])
 
     def _ran(self, index: int, event: Event, job: Job) -> None:
         worker = self.workers.get(event.worker)
@@ -242,18 +257,17 @@ class Account:
         if event.kind is Kind.RUN:
             if event.key and job.key != event.key:
                 self.two_keys.append((index, job, event.key))
-            worker.several |= worker.busy > 0
-            worker.busy += 1
+            worker.busy = index
             job.runs.append(Run(index, event.worker, event.node, worker.free))
             return
         run = next((r for r in reversed(job.runs) if r.worker == event.worker and r.outcome is None), None)
         if run is None:  # its beginning was not written down
             run = Run(index, event.worker, event.node, -1)
             job.runs.append(run)
-        else:
-            worker.busy -= 1
+        elif run.begun < worker.busy:  # a run that never ends was cut off, and proves nothing of the next
+            worker.several = True
         worker.free = index
-        run.outcome = event.kind
+        run.ended, run.outcome = index, event.kind
         if event.kind is not Kind.ABANDONED and job.ended == NEVER:
             job.ended = index
             job.failed = event.kind is Kind.FAILED
@@ -318,11 +332,20 @@ class Account:
         return {node for _, node in leads[max(0, first - 1) : max(1, last)]}
 
     def fault_of(
-        self, workers: Iterable[str], nodes: set[str], begin: float, end: float, *, foreground: bool = False
+        self,
+        workers: Iterable[str],
+        nodes: set[str],
+        begin: float,
+        end: float,
+        *,
+        all_end: float = 0.0,
+        foreground: bool = False,
     ) -> Fault | None:
-        """The last that touched any of them in this time. No nodes: nobody knows which, so any may be."""
+        """The last that touched any of them in this time; those that touch all, until `all_end` if that is
+        later. No nodes: nobody knows which, so any may be."""
         for fault in reversed(self.faults.values()):
-            if fault.event.at <= end and fault.healed >= begin:
+            last = max(end, all_end) if "all" in fault.event.touches else end
+            if fault.event.at <= last and fault.healed >= begin:
                 for touched in fault.event.touches:
                     if self._touches(touched, workers, nodes, foreground):
                         return fault

@@ -3,18 +3,23 @@
 What is true of this system, and how a history shows that it was not:
 
 lost              An acknowledged background job ends: some run of its handle is DONE or FAILED. A foreground
-                  call that was acknowledged ends for its caller: RESULT, or UNKNOWN when it gave up. Judged
-                  only after a full drain; a history that was not drained proves nothing and is not valid.
+                  call that was acknowledged ends for its caller: RESULT; or UNKNOWN when it gave up, but not
+                  `grace_seconds` and more after the job's end when there was no fault at all since it was
+                  called. Judged only after a full drain; a history that was not drained proves nothing and
+                  is not valid.
 unexpected        A job that runs was submitted before, by a call that was not refused. A call that timed out
                   (UNKNOWN) or never returned may have made a job, or not.
 duplicated        A handle is one job for ever, so its second run is a duplicate. So is a handle that no call
                   accounts for: each was made by a call of its own, acknowledged with it or of unknown end.
                   At-least-once delivery allows a duplicate where a fault explains it: one that touched a
                   worker of the two runs, a node that gave them or led the slot meanwhile, or etcd or all, and
-                  that lasted into the time from `grace_seconds` before the first run to the second. A link
-                  touches both its ends, but with a worker at one end only that worker; a link from a client
-                  touches only foreground jobs, which their client submits again. When nothing tells which
-                  nodes a job was on, a fault of any node may explain.
+                  that lasted into the time from `grace_seconds` before the first run to the second. When the
+                  first run was DONE or FAILED the time ends `grace_seconds` after that: by then its end is
+                  on disk, and only a fault of all may undo it (a backup is restored). Of two handles for one
+                  call the time begins so long before the call. A link touches both its ends, but with a
+                  worker at one end only that worker; a link from a client touches only foreground jobs,
+                  which their client submits again. When nothing tells which nodes a job was on, a fault of
+                  any node may explain.
 coalescing        While a job lives its key has one handle. It lives at least from its first acknowledgement
                   or run to its first end, as end is written down before it is sent. So two handles of one key
                   must not overlap, and no call within that time may be acknowledged with another. With
@@ -112,6 +117,20 @@ class Verdict:
     def valid(self) -> bool:
         return not self.problems
 
+    @property
+    def broken(self) -> bool:
+        """Whether the fleet broke a promise. A history can be neither valid nor broken: it proves nothing."""
+        return any(
+            (
+                self.lost,
+                self.unexpected,
+                self.duplicated_unexplained,
+                self.coalescing_broken,
+                self.order_broken,
+                self.split,
+            )
+        )
+
 
 def check(
     history: History,
@@ -205,10 +224,21 @@ class _Check:
         if not drained:
             return
         for call in self._account.calls.values():
-            if call.outcome is Kind.ACK and not call.result:
+            if not call.result and (call.outcome is Kind.ACK or call.gave_up != NEVER):
                 job = self._account.jobs[call.handle]
-                if job.foreground:
+                if job.foreground and not self._gave_up_with_reason(call, job):
                     self._report(self._result.lost, call.acked, job, "its caller was never told the end")
+
+    def _gave_up_with_reason(self, call: Call, job: Job) -> bool:
+        """Whether the job had not ended long before, or a fault may have kept its end from the caller."""
+        if call.gave_up == NEVER:
+            return False
+        events = self._account.events
+        begun, gave_up = events[call.begun].at - self._grace_seconds, events[call.gave_up].at
+        if job.ended == NEVER or gave_up < events[job.ended].at + self._grace_seconds:
+            return True
+        workers = self._account.workers
+        return self._account.fault_of(workers, set(), begun, gave_up, foreground=True) is not None
 
     def _check_expected(self) -> None:
         first_open = min((call.begun for call in self._account.calls.values() if call.open), default=NEVER)
@@ -265,7 +295,8 @@ class _Check:
                 other = jobs[position - 1] if position else jobs[1]
                 first, second = sorted((job.runs[0], other.runs[0]), key=lambda run: run.begun)
                 text = f"run as {other.handle}, too: no submit made both"
-                self._duplicated(job, first, second, text, by_any_road=job.foreground)
+                made = min(job.begun, other.begun, first.begun)
+                self._duplicated(job, first, second, text, made=made, by_any_road=job.foreground)
             elif not self._submitted_again(job, calls) and any(
                 call.begun < job.first_run and call.outcome is not Kind.REFUSED for call in calls
             ):
@@ -281,17 +312,30 @@ class _Check:
         times = events[begin].at - self._grace_seconds, events[job.first_run].at
         return self._account.fault_of((job.runs[0].worker,), set(), *times, foreground=True) is not None
 
-    def _duplicated(self, job: Job, first: Run, second: Run, text: str, *, by_any_road: bool = False) -> None:
-        """`by_any_road`: nobody knows by way of which node its client submitted it."""
+    def _duplicated(
+        self,
+        job: Job,
+        first: Run,
+        second: Run,
+        text: str,
+        *,
+        made: int = NEVER,
+        by_any_road: bool = False,
+    ) -> None:
+        """`made`: the call that may have made both, if that is earlier than the first run. `by_any_road`:
+        nobody knows by way of which node its client submitted it."""
         events = self._account.events
-        begin, end = events[first.begun].at - self._grace_seconds, events[second.begun].at
+        begin, end = events[min(made, first.begun)].at - self._grace_seconds, events[second.begun].at
+        at_risk = end  # until then the end of the first run may be lost
+        if first.ended != NEVER and first.outcome is not Kind.ABANDONED:
+            at_risk = min(end, events[first.ended].at + self._grace_seconds)
         nodes = {run.node for run in (first, second) if run.node} | self._account.led(job.slot, begin, end)
         if job.foreground and job.acked != NEVER and (node := events[job.acked].node):
             nodes.add(node)
         if by_any_road:
             nodes.clear()
         workers = (first.worker, second.worker)
-        fault = self._account.fault_of(workers, nodes, begin, end, foreground=job.foreground)
+        fault = self._account.fault_of(workers, nodes, begin, at_risk, all_end=end, foreground=job.foreground)
         if fault is None:
             self._report(self._result.duplicated_unexplained, second.begun, job, text)
         else:

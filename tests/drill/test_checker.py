@@ -116,6 +116,13 @@ def test_what_still_waits_after_a_drain_is_a_problem(story: Story) -> None:
 
 def test_an_empty_history_proves_nothing(story: Story) -> None:
     assert story.check().problems == ["nothing was submitted: this proves nothing"]
+    assert not story.check().broken
+
+
+def test_a_promise_that_was_broken_is_told_from_a_history_that_proves_nothing(story: Story) -> None:
+    story.promise("f/1", H1)
+    assert not story.check(drained=False).broken
+    assert story.check().broken
 
 
 def test_a_foreground_call_is_lost_when_its_caller_is_never_told_the_end(story: Story) -> None:
@@ -131,6 +138,22 @@ def test_a_foreground_call_that_gave_up_is_of_unknown_end(story: Story) -> None:
     story.give_up(call)
     assert fine(story)
     assert story.check().unknown == 1
+
+
+def test_a_foreground_call_that_gave_up_long_after_the_jobs_end_is_lost(story: Story) -> None:
+    call = story.promise("f/1", FOREGROUND)
+    story.work("f/1", FOREGROUND)
+    story.give_up(call)
+    assert fine(story)  # it may have been on its way
+    broken(story, "lost", grace_seconds=0.5)
+
+
+def test_a_fault_is_reason_enough_to_give_up_a_foreground_call(story: Story) -> None:
+    call = story.promise("f/1", FOREGROUND)
+    story.work("f/1", FOREGROUND)
+    story.heal(story.fault("reset", "client>a"))
+    story.give_up(call)
+    assert fine(story, grace_seconds=0.5)
 
 
 # ---- unexpected
@@ -195,6 +218,15 @@ def test_a_run_that_names_no_handle_is_known_by_its_key(story: Story) -> None:
     assert fine(story)
     story.work("f/1", "")
     broken(story, "duplicated_unexplained")
+
+
+def test_runs_that_name_no_handle_are_of_one_job_after_the_other(story: Story) -> None:
+    story.promise("f/", H1)
+    story.promise("f/", H2)
+    story.work("f/", "")
+    broken(story, "lost")
+    story.work("f/", "")
+    assert fine(story)
 
 
 # ---- duplicated
@@ -298,6 +330,48 @@ def test_a_fault_after_the_second_run_does_not_explain_it(story: Story) -> None:
     story.fault("kill w1", "w1")
     story.done("f/1", H1, "w2")
     broken(story, "duplicated_unexplained")
+
+
+def test_a_fault_long_after_the_end_of_the_first_run_does_not_explain_the_second(story: Story) -> None:
+    """The end was on disk by then: whoever takes over must know of it."""
+    story.leads("a", 1, 2)
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.fault("kill a", "a")
+    assert fine(story)
+    story.work("f/1", H1, "w2")
+    assert found(story.check(grace_seconds=1.5)) == {"duplicated_explained": 1}
+    broken(story, "duplicated_unexplained", grace_seconds=0.5)
+
+
+def test_a_fault_of_all_may_undo_what_has_ended(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.wait(100)
+    story.fault("restore a backup", "all")
+    story.work("f/1", H1, "w2")
+    assert found(story.check()) == {"duplicated_explained": 1}
+
+
+def test_a_run_that_was_cut_off_may_be_made_up_for_much_later(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.run("f/1", H1)
+    story.abandoned("f/1", H1)
+    story.wait(100)
+    story.fault("kill a", "a")
+    story.work("f/1", H1, "w2")
+    assert found(story.check()) == {"duplicated_explained": 1}
+
+
+def test_one_submit_that_made_two_jobs_long_before_they_were_run_is_explained(story: Story) -> None:
+    call = story.submit("f/1")
+    story.heal(story.fault("cut", "client>a"))
+    story.ack(call, "H:b:1.tff.1", "b")
+    story.wait(100)  # nobody works
+    story.work("f/1", FOREGROUND)
+    story.work("f/1", "H:b:1.tff.1")
+    story.result(call)
+    assert found(story.check()) == {"duplicated_explained": 1}
 
 
 def test_each_further_run_wants_an_explanation_of_its_own(story: Story) -> None:
@@ -495,6 +569,19 @@ def test_a_worker_that_takes_several_at_a_time_proves_nothing(story: Story) -> N
     story.done(f"f/{H1}", H1)
     story.done(f"f/{H2}", H2)
     assert fine(story)
+
+
+def test_a_run_that_was_cut_off_does_not_make_its_worker_one_of_several_at_a_time(story: Story) -> None:
+    story.promise("f/0", "H:a:3.2.1")
+    story.run("f/0", "H:a:3.2.1")
+    story.heal(story.fault("kill w1", "w1"))
+    story.work("f/0", "H:a:3.2.1", "w2")
+    story.wait(10)
+    in_a_row(story, H1, H2, H3)
+    story.work(f"f/{H2}", H2)
+    story.work(f"f/{H1}", H1)
+    story.work(f"f/{H3}", H3)
+    assert found(story.check()) == {"duplicated_explained": 1, "order_broken": 1}
 
 
 def test_submits_at_the_same_time_have_no_order(story: Story) -> None:
