@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cluster.drill.run import Outcome, Plan
     from cluster.drill.scenarios import Scenario, Step
     from cluster.drill.watch import Watch
+    from cluster.drill.workload import Workload
     from cluster.server.control import FleetStatus
 
 SCENARIOS: Final = ("rolling-kill", "leader-loss", "slow-link", "etcd-outage", "drain")
@@ -364,10 +365,11 @@ async def _drill(peers: Peers, servers: Servers, means: "Means", wishes: Wishes)
         recovery_seconds=wishes.recovery_seconds,
     )
     where = servers.addresses or tuple(Server(node.host, node.port) for node in status.nodes if node.host)
+    servers = dataclasses.replace(servers, addresses=where)
     problem = await watch.problem(names)
-    if not wishes.as_json or wishes.dry_run:
-        _print_plan(plan, status, means, wishes, where)
+    _print_plan(plan, status, means, wishes, where)
     if wishes.dry_run:
+        problem = problem or _cannot_report(wishes) or await _cannot_work(servers, status, wishes)
         if problem:
             click.echo(f"\nIt would not begin now: {problem}")
         return EXIT_USAGE if problem else 0
@@ -377,7 +379,7 @@ async def _drill(peers: Peers, servers: Servers, means: "Means", wishes: Wishes)
             "nodes shows how it stands"
         )
     _confirm(plan, status, wishes)
-    outcome = await _run(plan, means, watch, status, dataclasses.replace(servers, addresses=where), wishes)
+    outcome = await _run(plan, means, watch, status, servers, wishes)
     return int(outcome.code)
 
 
@@ -409,7 +411,8 @@ async def _with_proxies(means: "Means", status: "FleetStatus", wishes: Wishes) -
     for proxy in (*slow, *etcd):
         if not proxy.enabled or proxy.toxics:
             state = f"has toxics ({', '.join(proxy.toxics)})" if proxy.enabled else "is disabled"
-            raise Refused(f"the link {proxy.name} {state} already: mend it first")
+            how = f"toxic remove -n TOXIC {proxy.name}" if proxy.enabled else f"toggle {proxy.name}"
+            raise Refused(f"the link {proxy.name} {state} already: mend it first, with toxiproxy-cli {how}")
     return dataclasses.replace(means, slow_proxies=slow, etcd_proxies=etcd)
 
 
@@ -438,26 +441,65 @@ def _choose(wishes: Wishes, means: "Means") -> "list[Scenario]":
 def _print_plan(
     plan: "Plan", status: "FleetStatus", means: "Means", wishes: Wishes, where: Sequence[Server]
 ) -> None:
+    """To standard error when standard output is for JSON."""
     from cluster.drill.scenarios import in_words
 
+    def say(line: str = "") -> None:
+        click.echo(line, err=wishes.as_json and not wishes.dry_run)
+
     nodes = ", ".join(plan.nodes)
-    click.echo(f"fleet {status.fleet}: {nodes}; {status.replicas} copies, {status.min_in_sync} acknowledge")
+    say(f"fleet {status.fleet}: {nodes}; {status.replicas} copies, {status.min_in_sync} acknowledge")
     for line in faults_of(status):
-        click.echo("! " + line)
-    click.echo(
+        say("! " + line)
+    say(
         f"{wishes.rate:g} jobs a second of {wishes.function}, {wishes.workers} workers, by way of "
         f"{', '.join(map(str, where))}"
     )
-    if len(plan.nodes) <= status.min_in_sync:
-        click.echo("every node is needed for an acknowledgement: while one is away, background submits wait")
-    click.echo()
+    if cost := what_it_costs(len(plan.nodes), status):
+        say(f"! {cost}")
+    say()
     for line in in_words(plan.steps, plan.pause_seconds, plan.duration_seconds):
-        click.echo(line)
+        say(line)
     commands = example_commands(plan.steps, status, means)
     if commands:
-        click.echo("\nwith these commands, for example:")
+        where_they_act = f", in {means.where}: see that it is this fleet's" if means.where else ""
+        say(f"\nwith these commands, for example{where_they_act}:")
         for line in commands:
-            click.echo(f"  {line}")
+            say(f"  {line}")
+
+
+def what_it_costs(nodes: int, status: "FleetStatus") -> str:
+    """What the real jobs have to bear while a node is away, beyond a takeover; empty: nothing."""
+    if status.replicas == 1:
+        return "each slot has one copy: while its node is away its jobs wait, the real ones, too"
+    if nodes <= status.min_in_sync:
+        return "every node acknowledges: while one is away all background submits wait, the real ones, too"
+    if status.replicas <= status.min_in_sync:
+        return (
+            "every copy acknowledges: while a node is away background submits to its slots wait until others "
+            "have copies of them, the real ones, too"
+        )
+    return ""
+
+
+def _cannot_report(wishes: Wishes) -> str:
+    """Why the report or the history could not be written; empty: they can."""
+    for option, path in (("--report", wishes.report), ("--history", wishes.history)):
+        if path is not None and not path.parent.is_dir():
+            return f"{option}: there is no folder {path.parent}"
+    return ""
+
+
+async def _cannot_work(servers: Servers, status: "FleetStatus", wishes: Wishes) -> str:
+    """Why the drill's own jobs could not begin; empty: they can."""
+    from cluster.drill.history import History
+    from cluster.drill.workload import NotReady
+
+    try:
+        await _make_workload(History(), servers, status, wishes).check_unused()
+    except NotReady as error:
+        return str(error)
+    return ""
 
 
 def example_commands(steps: "Sequence[Step]", status: "FleetStatus", means: "Means") -> list[str]:
@@ -482,9 +524,31 @@ def example_commands(steps: "Sequence[Step]", status: "FleetStatus", means: "Mea
 
 
 def _confirm(plan: "Plan", status: "FleetStatus", wishes: Wishes) -> None:
-    """Ask whoever sits there, unless it was said which fleet is meant. Raises click.Abort."""
-    if sys.stdin.isatty() and not wishes.yes and wishes.fleet is None:
-        click.confirm(f"\nBreak the fleet {status.fleet} on purpose, as above?", abort=True, err=True)
+    """Ask whoever sits there, unless it was said which fleet is meant. Raises click.Abort, and Refused when
+    nobody does."""
+    if wishes.yes or wishes.fleet is not None:
+        return
+    if not sys.stdin.isatty():
+        raise Refused(
+            f"nobody can be asked here whether {status.fleet} is to be broken: --fleet NAME says it"
+        )
+    click.confirm(f"\nBreak the fleet {status.fleet} on purpose, as above?", abort=True, err=True)
+
+
+def _make_workload(history: "History", servers: Servers, status: "FleetStatus", wishes: Wishes) -> "Workload":
+    from cluster.drill.run import node_names
+    from cluster.drill.workload import Workload
+
+    return Workload(
+        history,
+        servers.addresses,
+        drill_id=secrets.token_hex(4),
+        function=wishes.function,
+        rate=wishes.rate,
+        workers=wishes.workers,
+        tls=servers.tls,
+        node_of=node_names(status),
+    )
 
 
 async def _run(
@@ -492,32 +556,23 @@ async def _run(
 ) -> "Outcome":
     from cluster.cli.drill_screen import Lines, Screen
     from cluster.drill.history import History
-    from cluster.drill.run import Drill, node_names
-    from cluster.drill.workload import Workload
+    from cluster.drill.run import Drill
 
-    drill_id = secrets.token_hex(4)
-    if wishes.report is not None and not wishes.report.parent.is_dir():
-        raise Refused(f"--report: there is no folder {wishes.report.parent}")
+    if problem := _cannot_report(wishes):
+        raise Refused(problem)
     try:
         history = History(path=wishes.history)
     except OSError as error:
         raise Refused(f"--history: {error}") from None
     with history:
-        workload = Workload(
-            history,
-            servers.addresses,
-            drill_id=drill_id,
-            function=wishes.function,
-            rate=wishes.rate,
-            workers=wishes.workers,
-            tls=servers.tls,
-            node_of=node_names(status),
-        )
+        workload = _make_workload(history, servers, status, wishes)
         out = sys.stderr if wishes.as_json else sys.stdout
         view = Screen(out) if out.isatty() else Lines(out)
         work = Drill(plan, means, watch, workload, history, view.line, view.leave)
         async with view.showing(work):
             outcome = await work.run()
+        if history.write_error is not None:
+            complain(f"--history: {wishes.history} is not complete: {history.write_error}")
         _report(outcome, history, status, wishes)
     return outcome
 
@@ -559,6 +614,8 @@ def _report(outcome: "Outcome", history: "History", status: "FleetStatus", wishe
     if wishes.report is not None:
         click.echo(f"The report with its timeline: {wishes.report}")
     click.echo(conclusions[outcome.code])
+    if outcome.code == Exit.NOT_RECOVERED and outcome.verdict.broken:
+        click.echo(conclusions[Exit.BROKEN])
 
 
 __all__ = ["drill"]

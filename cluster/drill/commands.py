@@ -84,6 +84,7 @@ class Manager:
     kill: str
     start: str  # empty: the manager starts it again by itself
     unit: str  # what a node is called there
+    where: str = ""  # its commands act, when no placeholder says so
 
 
 # `systemctl kill` leaves Restart= in force, and a StatefulSet makes a deleted pod anew; docker takes a kill
@@ -94,9 +95,24 @@ MANAGERS: Final[Mapping[str, Manager]] = {
         "",
         "gearfleet",
     ),
-    "docker": Manager("docker kill -s KILL {unit}", "docker start {unit}", "{node}"),
-    "compose": Manager("docker compose kill -s KILL {unit}", "docker compose start {unit}", "{node}"),
-    "kubectl": Manager("kubectl delete pod {unit} --grace-period=0 --force --wait=false", "", "{node}"),
+    "docker": Manager(
+        "docker kill -s KILL {unit}",
+        "docker start {unit}",
+        "{node}",
+        "docker's current context",
+    ),
+    "compose": Manager(
+        "docker compose kill -s KILL {unit}",
+        "docker compose start {unit}",
+        "{node}",
+        "docker's current context and the project of this folder",
+    ),
+    "kubectl": Manager(
+        "kubectl delete pod {unit} --grace-period=0 --force --wait=false",
+        "",
+        "{node}",
+        "kubectl's current context and namespace",
+    ),
 }
 
 

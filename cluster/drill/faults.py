@@ -33,6 +33,7 @@ LATENCY_MS_DEFAULT: Final = 200
 # A killed node counts as dead when its lease is over, if nobody could prove it sooner.
 NOTICE_SECONDS: Final = 60.0
 GONE_SECONDS: Final = 5.0  # for a process whose key is gone to let go of its ports and its disk
+CONNECT_SECONDS: Final = 2.0  # to one of its ports; who has not answered then is not there
 UNSURE_SECONDS: Final = 5.0  # the same, when the command failed and most likely did nothing
 ETCD_PORTS: Final = frozenset({"2379"})
 
@@ -55,6 +56,7 @@ class Means:
     start: Template | None = None
     comes_back: bool = False  # something starts a node again that has ended
     unit: Template = field(default_factory=lambda: Template("{node}"))
+    where: str = ""  # the commands act, when they do not say it themselves
     etcd_stop: tuple[Template, ...] = ()
     etcd_start: tuple[Template, ...] = ()
     command_seconds: float = COMMAND_SECONDS_DEFAULT
@@ -105,6 +107,7 @@ def make_means(
         comes_back=comes_back,
         unit=_template("--unit", unit or (manager.unit if manager else "{node}"), NODE_PLACEHOLDERS[:-1])
         or Template("{node}"),
+        where=manager.where if manager is not None else "",
         etcd_stop=tuple(_needed("--etcd-stop-command", text) for text in etcd_stop),
         etcd_start=tuple(_needed("--etcd-start-command", text) for text in etcd_start),
         command_seconds=command_seconds,
@@ -236,17 +239,20 @@ class _NodeFault(Fault):
         """Wait until nothing listens on its ports, a while: a proxy before them always does."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GONE_SECONDS):
-                for _ in range(int(GONE_SECONDS / LOOK_SECONDS)):
-                    ports = (self._node.port, self._node.peer_port)
-                    if not any([await _listens(self._node.host, port) for port in ports]):
-                        return
+                while await self._listens():  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_SECONDS)
+
+    async def _listens(self) -> bool:
+        return any(
+            [await _listens(self._node.host, port) for port in (self._node.port, self._node.peer_port)]
+        )
 
 
 async def _listens(host: str, port: int) -> bool:
     try:
-        _, writer = await asyncio.open_connection(host, port)
-    except OSError:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:  # TimeoutError is one
         return False
     writer.close()
     return True
@@ -278,8 +284,10 @@ class Kill(_NodeFault):
         if self._killing is None:
             return
         await asyncio.wait({self._killing})
-        # As long as its key stands nobody can tell a dead node from one that was not hit.
-        if await self._ended(UNSURE_SECONDS if self._killing.exception() else NOTICE_SECONDS):
+        # As long as its key stands nobody can tell a dead node from one that was not hit; but one that still
+        # listens after a command that failed was most likely not hit.
+        missed = self._killing.exception() is not None and await self._listens()
+        if await self._ended(UNSURE_SECONDS if missed else NOTICE_SECONDS):
             await self._bring_back(tell)
 
 
@@ -335,7 +343,7 @@ class SlowLink(Fault):
         self._proxy = proxy.name
         self._latency_ms = means.latency_ms
         self.what = f"{means.latency_ms} ms each way on {proxy.name}"
-        near = [node.name for node in nodes if {str(node.port), str(node.peer_port)} & proxy.ports]
+        near = _near(proxy, nodes)
         self.touches = (near[0],) if len(near) == 1 else ("all",)
         self.remedy = (
             f"{proxy.name} may be slow: toxiproxy-cli toxic list {proxy.name}, and remove gearfleet-drill-*"
@@ -352,6 +360,14 @@ class SlowLink(Fault):
             await self._toxiproxy.unslow(self._proxy)
         except ToxiproxyError as error:
             raise NotMended(str(error)) from None
+
+
+def _near(proxy: Proxy, nodes: Sequence[NodeStatus]) -> list[str]:
+    """The nodes that a link belongs to: by address, else by port, which all of them may share."""
+    ports = {node.name: {str(node.port), str(node.peer_port)} for node in nodes}
+    addresses = {node.name: {f"{node.host}:{port}" for port in ports[node.name]} for node in nodes}
+    exact = [name for name in addresses if addresses[name] & {proxy.listen, proxy.upstream}]
+    return exact or [name for name in ports if ports[name] & proxy.ports]
 
 
 class EtcdOutage(Fault):
@@ -376,10 +392,10 @@ class EtcdOutage(Fault):
         try:
             for template in self._means.etcd_stop:
                 tell((await run_command(template.words({}), self._means.command_seconds)).command)
-            if not self._means.etcd_stop:
-                await self._switch(False)
-        except (CommandFailed, ToxiproxyError) as error:
+        except CommandFailed as error:
             raise FaultFailed(str(error)) from None
+        if not self._means.etcd_stop and (failed := await self._switch(False)):
+            raise FaultFailed(". ".join(failed))
 
     async def mend(self, tell: Tell) -> None:
         failed: list[str] = []
@@ -390,17 +406,20 @@ class EtcdOutage(Fault):
             except CommandFailed as error:
                 failed.append(str(error))
         if not self._means.etcd_stop:
-            try:
-                await self._switch(True)
-            except ToxiproxyError as error:
-                failed.append(str(error))
+            failed += await self._switch(True)
         if failed:
             raise NotMended(". ".join(failed))
 
-    async def _switch(self, on: bool) -> None:
+    async def _switch(self, on: bool) -> list[str]:
+        """Each link, whatever becomes of the others; what went wrong."""
         assert self._toxiproxy is not None
+        failed: list[str] = []
         for proxy in self._means.etcd_proxies:
-            await self._toxiproxy.enable(proxy.name, on)
+            try:
+                await self._toxiproxy.enable(proxy.name, on)
+            except ToxiproxyError as error:
+                failed.append(str(error))
+        return failed
 
     def doubt(self, seen: Sequence[FleetStatus]) -> str:
         if not seen or any(not status.etcd_reachable or status.etcd_error for status in seen):

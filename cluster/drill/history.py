@@ -12,8 +12,10 @@ The order of writing is part of the meaning:
 - FAULT before anything is done to the fleet, HEALED when it has been undone.
 
 A history is kept in memory and, given a path, written through: one JSON object per line, in the file before
-`add` returns, so a killed process loses no event. The processes of one machine share the monotonic clock;
-each writes a file of its own, and `History.merge` makes one history of them.
+`add` returns, so a killed process loses no event. A file that cannot be written any more is given up, and
+the events are in memory only: whoever drills must mend what it broke all the same. The processes of one
+machine share the monotonic clock; each writes a file of its own, and `History.merge` makes one history of
+them.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
 from sys import intern
 from typing import Any, Final
@@ -86,6 +89,7 @@ class History:
         self._lock = threading.Lock()
         self._calls = 0
         self._faults = 0
+        self.write_error: OSError | None = None  # that ended the writing
         self._file = None if path is None else path.open("ab", buffering=0)
         if self._file is not None:
             # After a line that a kill cut short, too.
@@ -114,8 +118,17 @@ class History:
             event = Event(self._clock() - self._began, kind, **more)
             self.events.append(event)
             if self._file is not None:
-                self._file.write(_line(event))
+                self._write(self._file, _line(event))
         return event
+
+    def _write(self, file: FileIO, line: bytes) -> None:
+        left = memoryview(line)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError as error:
+            self.write_error, self._file = error, None
+            file.close()
 
     # ---- submits
 

@@ -42,6 +42,7 @@ from cluster.server.control import ControlError, FleetStatus
 RECOVERY_SECONDS_DEFAULT: Final = 120.0
 MEND_TRIES: Final = 3
 MEND_PAUSE_SECONDS: Final = 2.0
+STRANGERS_SECONDS: Final = 5.0  # for the drill's jobs to end beside somebody else's
 STATUS_SECONDS: Final = 1.0  # between two looks at the fleet, for the display and the timeline
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -112,6 +113,7 @@ class Drill:
         self._strange: dict[str, int] = {}  # nodes that went down by themselves, and that fault's number
         self._alarm = asyncio.Event()  # set while there are such
         self._leads: dict[int, tuple[str, int]] = {}
+        self._stopped_for_strangers = False
         self._reasons: list[str] = []
         self._code = Exit.KEPT
 
@@ -177,35 +179,40 @@ class Drill:
         self.doing = "letting the queues run empty"
         self.tell("no more submits; waiting for the last jobs")
         queue, drained = Queue(), True
+        limit = self.plan.recovery_seconds
+        if self._stopped_for_strangers:
+            limit = min(limit, STRANGERS_SECONDS)
         try:
-            queue = await self.workload.drain(self.plan.recovery_seconds)
+            queue = await self.workload.drain(limit)
         except OSError as error:
             drained = False
             self._fail(Exit.NOT_RECOVERED, f"nobody knows what is left in the queues: {error}")
-        if queue.jobs:
+        if queue.jobs and not self._stopped_for_strangers:
             self._fail(
                 Exit.NOT_RECOVERED,
-                f"{queue.jobs} jobs of {self.workload.function} are left after "
-                f"{self.plan.recovery_seconds:g} s: gearfleet work {self.workload.function} -- true takes "
-                "them off",
+                f"{queue.jobs} jobs of {self.workload.function} are left after {limit:g} s: gearfleet work "
+                f"{self.workload.function} -- true takes them off",
             )
         await self.workload.close()
-        if drained and not queue.jobs:
+        drained = drained and not queue.jobs
+        if drained and (lacks := await self._watch.problem(self.plan.nodes)):
+            # Jobs of slots that nobody serves are in no queue that can be asked.
+            drained = False
+            self._fail(Exit.NOT_RECOVERED, f"jobs may be left where nobody can see them: {lacks}")
+        if drained:
             await self.workload.forget()
         self.doing = "done"
-        return check(
-            self._history,
-            drained=drained and not queue.jobs,
-            queued=queue.waiting,
-            running=queue.running,
-        )
+        return check(self._history, drained=drained, queued=queue.waiting, running=queue.running)
 
     def _outcome(self, verdict: Verdict | None) -> Outcome:
-        problems = list(self.workload.problems)
-        if verdict is not None and not verdict.valid:
-            problems += verdict.problems
-        if problems and self._code is not Exit.NOT_RECOVERED:
+        for defect in self.workload.defects[:1]:
+            self._fail(Exit.USAGE, f"{defect}: this is a defect")
+        problems = [*self.workload.problems, *(verdict.problems if verdict is not None else ())]
+        broken = bool(self.workload.problems) or (verdict is not None and verdict.broken)
+        if broken and self._code is not Exit.NOT_RECOVERED:
             self._code = Exit.BROKEN
+        elif problems and self._code is Exit.KEPT:
+            self._code = Exit.USAGE  # a history that proves nothing is no broken promise
         return Outcome(self._code, (*self._reasons, *problems), verdict, self.faults, self.seconds)
 
     def _fail(self, code: Exit, reason: str) -> None:
@@ -320,6 +327,8 @@ class Drill:
         if self._open:
             self._history.healed(self._open)
             self._open = 0
+        for name in self._away:
+            self._starts.pop(name, None)  # it has another one now, which may not have been seen yet
         self._away = frozenset()
 
     def _detail(self, text: str) -> None:
@@ -335,7 +344,20 @@ class Drill:
                 self._seen.append(status)
                 self._note_leaders(status)
                 self._note_strange_deaths(status)
+            self._stop_for_strangers()
             await asyncio.sleep(STATUS_SECONDS)
+
+    def _stop_for_strangers(self) -> None:
+        """Somebody's job came to the drill's workers, who must not do it."""
+        if self.workload.strange_job and not self._stopped_for_strangers:
+            self._stopped_for_strangers = True
+            self._fail(
+                Exit.USAGE,
+                f"somebody else uses {self.workload.function} (job {self.workload.strange_job}): choose a "
+                "--function that nobody has. Their jobs stay in the queue, and so may some of the drill's",
+            )
+            if self._breaking is not None:
+                self._breaking.cancel()
 
     def _note_leaders(self, status: FleetStatus) -> None:
         for slot in status.slots:
@@ -395,15 +417,17 @@ class Drill:
 
 
 async def uninterrupted(work: Coroutine[None, None, None]) -> None:
-    """Do it to its end, also when this task is cancelled meanwhile."""
+    """Do it to its end, also when this task is cancelled meanwhile, once or several times."""
     task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error from None
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def node_names(status: FleetStatus) -> Callable[[str], str]:

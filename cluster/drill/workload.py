@@ -4,9 +4,10 @@
     background, one key from two clients  they must become one job
     foreground                            the result must be what was sent
 
-One job in fifty takes two seconds, so that some run whenever a node dies. Everything is recorded in a
+Some jobs of each kind take two seconds, so that some run whenever a node dies. Everything is recorded in a
 history. All keys begin with the drill's id, and nothing is left behind: the workers go on until the queues
-are empty.
+are empty. A job with another key is somebody's: it is kept and not done, and is the fleet's again when the
+worker ends.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ RESULT_SECONDS: Final = 120.0  # for a foreground job
 UNDER_WAY_MAX: Final = 1_000  # calls without an answer; at that nothing more is submitted
 WORK_SECONDS: Final = 0.005
 LONG_WORK_SECONDS: Final = 2.0
-LONG_EVERY: Final = 50  # jobs
+LONG_EVERY: Final = 47  # jobs; no multiple of the cycle's length, or all of them would be of one kind
+DRAIN_SECONDS: Final = 3.0  # for the workers' last jobs
 ANSWER_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 0.2
 _WINDOW_SECONDS: Final = 5.0  # for the rate that is shown
@@ -92,7 +94,9 @@ class Workload:
         """`node_of`: a node's name, by the address that its jobs come from."""
         self.function = function
         self.counts = Counts()
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # promises that were broken, and no history shows
+        self.defects: list[str] = []  # of the drill itself
+        self.strange_job = ""  # one that came to the workers and is somebody else's: its handle
         self._history = history
         self._servers = tuple(servers)
         self._id = drill_id
@@ -141,6 +145,7 @@ class Workload:
                 self._servers,
                 concurrency=CONCURRENCY,
                 client_id=f"drill-{self._id}-w{number}",
+                drain_seconds=DRAIN_SECONDS,
                 tls=self._tls,
             )
             worker.task(self.function)(self._task(f"w{number}"))
@@ -235,7 +240,7 @@ class Workload:
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         if not call.cancelled() and (error := call.exception()) is not None:
-            self.problems.append(f"a submit failed within the drill: {error!r}")
+            self.defects.append(f"a submit failed within the drill: {error!r}")
 
     async def _background(self, client: AsyncHAClient, unique: str, priority: Priority) -> None:
         call = self._begin(unique, priority)
@@ -268,6 +273,9 @@ class Workload:
             result = await job.result()
         except (JobFailed, JobException) as error:
             self._history.result(call, text=f"{type(error).__name__}: {error}")
+            self.problems.append(
+                f"{self._key(unique)}: its caller was told that it failed, and no worker said so"
+            )
         except GearfleetError as error:
             self._unanswered(call, error)
         except asyncio.CancelledError:
@@ -307,6 +315,9 @@ class Workload:
 
     def _task(self, worker: str) -> Callable[[JobContext], Awaitable[bytes]]:
         async def work(job: JobContext) -> bytes:
+            if not job.unique.startswith(f"{self._id}-"):
+                self.strange_job = job.handle
+                await asyncio.Event().wait()
             key, node = self._key(job.unique), self._node_of(job.server)
             self._history.run(key, worker=worker, handle=job.handle, node=node)
             try:

@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -184,3 +185,21 @@ def test_long_texts_are_cut() -> None:
     history = History()
     history.unknown(history.submit("echo/1"), "x" * 100_000)
     assert len(history.events[-1].text) == TEXT_LENGTH_MAX
+
+
+def test_a_file_that_cannot_be_written_any_more_is_given_up_and_nothing_else(tmp_path: Path) -> None:
+    """Whoever drills must go on: something may be broken that only it mends."""
+    path = tmp_path / "history.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with History(path=path) as history:
+        history.note("before")
+        complete = len(path.read_bytes())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (complete + 10, limits[1]))
+        try:
+            history.note("too much")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        history.note("after")
+    assert [event.text for event in history.events] == ["before", "too much", "after"]
+    assert history.write_error is not None
+    assert [event.text for event in History.load(path).events] == ["before"]

@@ -40,6 +40,26 @@ def test_mending_goes_on_when_whoever_waits_for_it_is_cancelled() -> None:
     play(scene())
 
 
+def test_mending_goes_on_when_whoever_waits_for_it_is_cancelled_again() -> None:
+    async def scene() -> None:
+        go_on = asyncio.Event()
+
+        async def mend() -> None:
+            await go_on.wait()
+
+        waiting = asyncio.create_task(uninterrupted(mend()))
+        for _ in range(3):
+            await asyncio.wait({waiting}, timeout=0.01)
+            waiting.cancel()
+        await asyncio.wait({waiting}, timeout=0.01)
+        assert not waiting.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    play(scene())
+
+
 def test_that_mending_failed_is_told_also_to_who_was_cancelled() -> None:
     async def scene() -> None:
         begun, go_on = asyncio.Event(), asyncio.Event()

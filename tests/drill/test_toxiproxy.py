@@ -136,9 +136,32 @@ def test_links_to_etcd_are_cut_and_joined() -> None:
         assert [proxy.enabled for proxy in await toxiproxy.proxies()] == [False, False]
         await fault.mend(silent)
         assert [proxy.enabled for proxy in await toxiproxy.proxies()] == [True, True]
-        del fake.proxies["etcd-2"]
+
+    play(scene)
+
+
+def test_one_link_that_cannot_be_mended_keeps_no_other_from_it() -> None:
+    async def scene(fake: FakeToxiproxy, toxiproxy: Toxiproxy) -> None:
+        fake.add("etcd-1", "127.0.0.1:2379")
+        fake.add("etcd-2", "127.0.0.1:2379")
+        fault = EtcdOutage(Means(toxiproxy=toxiproxy, etcd_proxies=tuple(await toxiproxy.proxies())))
+        await fault.begin(silent)
+        del fake.proxies["etcd-1"]
         with pytest.raises(NotMended, match="404"):
             await fault.mend(silent)
+        assert [proxy.enabled for proxy in await toxiproxy.proxies()] == [True]
+
+    play(scene)
+
+
+def test_a_link_is_its_nodes_by_address_where_all_nodes_have_one_port() -> None:
+    async def scene(fake: FakeToxiproxy, toxiproxy: Toxiproxy) -> None:
+        fake.add("a-b", "10.0.0.2:4731")
+        (proxy,) = await toxiproxy.proxies()
+        nodes = [NodeStatus(name, host=f"10.0.0.{n}", peer_port=4731) for n, name in enumerate("abc", 1)]
+        assert SlowLink(proxy, Means(toxiproxy=toxiproxy), nodes).touches == ("b",)
+        unknown = [NodeStatus(name, host=name, peer_port=4731) for name in "abc"]
+        assert SlowLink(proxy, Means(toxiproxy=toxiproxy), unknown).touches == ("all",)
 
     play(scene)
 
