@@ -19,7 +19,7 @@ from typing import Any, Final
 from chaos_tests.live.proxies import BOTH, Link, Stream, Toxic, black_hole
 from chaos_tests.live.wired import WiredFleet
 from cluster.drill.history import History
-from cluster.server.control import ControlError
+from cluster.server.control import ControlError, DrainStep
 from tests.support.etcd import EtcdMember
 from tests.support.fleet import FLEET_SECONDS
 from tests.support.waiting import eventually
@@ -132,11 +132,16 @@ class FaultyFleet(WiredFleet):
         finally:
             self.wake(*(name for name in names if name in self._gone))
 
+    def drain(self, name: str, *, restart: bool = False, timeout_seconds: float = FLEET_SECONDS) -> DrainStep:
+        """No fault for background jobs, and so no excuse. Foreground jobs that wait on the node are submitted
+        again when it ends."""
+        with self._fault("drain", [f"client>{name}"], _nothing, _nothing):
+            return super().drain(name, restart=restart, timeout_seconds=timeout_seconds)
+
     @contextmanager
     def draining(self, name: str) -> Iterator[None]:
         """A drain is under way in the block, and is followed no further after it."""
         worker = Thread(target=self._drain_to_the_end, args=(name,), daemon=True)
-        self.history.note(f"drain of {name}")
         worker.start()
         eventually(lambda: self.nodes[name].events("draining"))
         yield
@@ -350,6 +355,10 @@ class FaultyFleet(WiredFleet):
         names = " ".join(member.name for member in victims)
         with self._fault("freeze of etcd", ["etcd"], freeze, wake, names):
             yield
+
+
+def _nothing() -> None:
+    """Neither to be done nor undone."""
 
 
 def _each(action: Callable[[Link], None], links: Iterable[Link]) -> None:
