@@ -282,7 +282,7 @@ class FaultyFleet(WiredFleet):
             yield
 
     def jump_clock(self, name: str, seconds: float) -> None:
-        """The time of day of a node (`clocks`) is so far from ours from now on; monotonic time is not."""
+        """The time of day of a node (`clocks`) is so far from ours, a second later; monotonic time is not."""
         clock = self.directory / f"{name}.clock"
         number = self.history.fault("clock jump", name, note=f"{seconds:+g} s")
         new = clock.with_suffix(".new")
