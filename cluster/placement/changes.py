@@ -32,6 +32,7 @@ from cluster.placement.view import (
     View,
     holders,
     leads,
+    lengthened,
     primary_identity,
 )
 
@@ -175,8 +176,12 @@ class _Changing:
                 case Touch():
                     pass
         self._tidy()
-        fleet_map = FleetMap(tuple(self._rows), self._names, self._map.generation, frozenset(self._forgotten))
-        return Swap(fleet_map, self._map.revision, self._compare)
+        old = self._map
+        lineage = lengthened(old.lineage, old.revision, self._proposer)
+        fleet_map = FleetMap(
+            tuple(self._rows), self._names, old.generation, frozenset(self._forgotten), lineage
+        )
+        return Swap(fleet_map, old.revision, self._compare)
 
     # one method per change
 

@@ -14,7 +14,7 @@ import re
 from typing import Any, Final, NoReturn
 
 from cluster.placement.errors import BadValue
-from cluster.placement.view import FleetConfig, FleetMap, Member, SlotRow
+from cluster.placement.view import LINEAGE_MAX, FleetConfig, FleetMap, Member, SlotRow
 
 VERSION: Final = 1  # of the values' layout
 SLOTS_MAX: Final = 65_536
@@ -120,6 +120,7 @@ def encode_map(fleet_map: FleetMap) -> bytes:
             "identities": [[identity, fleet_map.names[identity]] for identity in identities],
             "primaries": primaries,
             "forgotten": sorted(fleet_map.forgotten),
+            "lineage": fleet_map.lineage,
             "slots": rows,
         }
     )
@@ -148,12 +149,15 @@ def decode_map(data: bytes, revision: int = 0, *, key: str = "map") -> FleetMap:
     forgotten = value.list("forgotten", [])
     if not all(_is_identity(identity) for identity in forgotten):
         value.wrong('"forgotten" has something that is no identity of 32 hexadecimal digits')
+    lineage = value.list("lineage", [])
+    if len(lineage) > LINEAGE_MAX or not all(_is_number(mark, 0, NUMBER_MAX) for mark in lineage):
+        value.wrong(f'"lineage" is no list of at most {LINEAGE_MAX} numbers')
     rows = _Rows(value, names, primaries)
     slots = tuple([rows.row(slot, row) for slot, row in enumerate(value.list("slots"))])
     if not slots or len(slots) > SLOTS_MAX or len(slots) & (len(slots) - 1):
         value.wrong(f'"slots" has {len(slots)} rows, which is no power of two up to {SLOTS_MAX}')
     names = {identity: names[identity] for identity in rows.listed()}
-    return FleetMap(slots, names, generation, frozenset(forgotten), revision)
+    return FleetMap(slots, names, generation, frozenset(forgotten), tuple(lineage), revision)
 
 
 class _Rows:

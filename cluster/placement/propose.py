@@ -23,6 +23,7 @@ from cluster.placement.view import (
     View,
     holders,
     leads,
+    lengthened,
 )
 
 MOVES_MAX: Final = 256  # learners of a node at a time, so that a join does not flood it
@@ -314,4 +315,4 @@ def bootstrap(view: View, config: FleetConfig, expected: int) -> Swap | None:
     listed = {identity for row in rows for identity in row.in_sync}
     names = {identity: owner[identity] for identity in sorted(listed)}
     compare = {member.name: member.revision for member in members}
-    return Swap(FleetMap(rows, names), 0, compare, config)
+    return Swap(FleetMap(rows, names, lineage=lengthened((), 0, *members)), 0, compare, config)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from hashlib import blake2b
+from typing import Final, NamedTuple
 
 PROTOCOL_VERSION = 1  # of peer messages and etcd values; N talks to N and N+1
+LINEAGE_MAX: Final = 256  # changes of the map by which its descent is told exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class FleetMap:
     names: Mapping[str, str]  # identity -> its node's name, for every identity in `slots`
     generation: int = 1  # raised by `gearfleet fleet restore`
     forgotten: frozenset[str] = frozenset()  # identities that an operator said will not come back
+    lineage: tuple[int, ...] = field(default=(), compare=False)  # marks of the last changes, this one's last
     revision: int = field(default=0, compare=False)  # mod_revision in etcd; not part of the value
 
 
@@ -104,15 +107,36 @@ def leads(row: SlotRow, member: Member | None) -> bool:
     )
 
 
-def descends(fleet_map: FleetMap, known: FleetMap) -> bool:
-    """Rule 15: whether a map in etcd may have come from one that a node has acted on.
+def lengthened(lineage: tuple[int, ...], revision: int, *proposers: Member) -> tuple[int, ...]:
+    """With the mark of one more change: of the map of this revision (0: there was none), by these processes.
 
-    Not by the revision alone: an etcd that was restored may have gone on, and overtaken it. But an epoch has
-    one primary, so where that is another one, this is another history.
+    A process changes a map of one revision once, so no other change has the same mark, also when etcd was
+    restored and what follows has the revisions of what followed before.
+    """
+    about = [f"{lineage[-1] if lineage else 0} {revision}"]
+    about += [f"{member.identity} {member.incarnation}" for member in proposers]
+    mark = int.from_bytes(blake2b("\n".join(about).encode(), digest_size=4).digest(), "big")
+    return (*lineage[-(LINEAGE_MAX - 1) :], mark)
+
+
+def descends(fleet_map: FleetMap, known: FleetMap) -> bool:
+    """Rule 15: whether a map in etcd has come from one that a node has acted on.
+
+    Not by the revision alone: an etcd that was restored may have gone on, and overtaken it. The lineage tells
+    exactly, as far as it goes back. Before that: an epoch has one primary, so where that is another one, this
+    is another history.
     """
     if fleet_map.generation != known.generation:
         return fleet_map.generation > known.generation
-    return fleet_map.revision >= known.revision and all(
+    if fleet_map.revision < known.revision:
+        return False
+    if fleet_map.lineage and known.lineage:
+        if known.lineage[-1] in fleet_map.lineage:
+            return True
+        # It goes back to before the known one parted, or to its own beginning.
+        if len(fleet_map.lineage) < LINEAGE_MAX or not set(known.lineage).isdisjoint(fleet_map.lineage):
+            return False
+    return all(
         new.epoch > old.epoch or new[:3] == old[:3]
         for new, old in zip(fleet_map.slots, known.slots, strict=False)
     )

@@ -385,7 +385,8 @@ class FleetLife:
         known = self.fleet.view.map
         if known is None:
             return
-        if view.map is None or view.map.generation < known.generation:
+        # An older map is no harm: the Fleet does not go back.
+        if view.map is None or (view.map.revision >= known.revision and not descends(view.map, known)):
             raise StartError(
                 "etcd's map does not descend from the one that this node acts on: etcd was wiped, or "
                 "restored from a backup. Stop all nodes of the fleet and use `gearfleet fleet restore`"

@@ -228,6 +228,20 @@ def plan_restore(fleet: str, saved: Sequence[Saved], without: Collection[str] = 
     newest = max(saved, key=lambda each: each.age, default=None)
     if newest is None or newest.map is None:
         raise RestoreRefused("none of these data directories holds a map: give those of all nodes")
+    others = [
+        each.source
+        for each in saved
+        if each.map is not None
+        and each.map.generation == newest.map.generation
+        and each.map.lineage
+        and not descends(newest.map, each.map)
+    ]
+    if others:
+        raise RestoreRefused(
+            f"the fleet has two histories: that of {newest.source} does not continue that of "
+            f"{', '.join(others)}. Nodes went on with a restored etcd, and each side may have jobs that the "
+            "other has not. Leave one side out, with --without for its nodes"
+        )
     names = newest.map.names
     unknown = set(without) - set(names.values())
     if unknown:

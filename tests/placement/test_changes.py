@@ -27,6 +27,7 @@ from cluster.placement import (
     raise_epochs,
 )
 from cluster.placement.errors import BadValue
+from cluster.placement.view import LINEAGE_MAX
 from tests.placement.fleet import Fleet, identity_of
 
 
@@ -530,7 +531,9 @@ def test_rule_15_a_map_descends_from_another_by_generation_revision_and_each_slo
     fleet: Fleet,
 ) -> None:
     assert fleet.map is not None
-    known = replace(fleet.map, revision=10)
+    known = replace(
+        fleet.map, revision=10, lineage=()
+    )  # written by hand, or longer ago than lineages go back
     first, *others = known.slots
 
     def found(revision: int = 11, **changes: Any) -> FleetMap:
@@ -547,3 +550,34 @@ def test_rule_15_a_map_descends_from_another_by_generation_revision_and_each_slo
     # What was written by `gearfleet fleet restore` replaces all before it.
     assert descends(replace(found(revision=1, primary="c"), generation=known.generation + 1), known)
     assert not descends(known, replace(known, generation=known.generation + 1))
+
+
+def test_rule_15_an_etcd_that_was_restored_and_went_on_has_another_history_whatever_its_epochs_are(
+    fleet: Fleet,
+) -> None:
+    # Given a backup, and a change that it has not
+    backup = fleet.map, fleet.revision
+    assert backup[0] is not None
+    fleet.change("a", Touch())
+    acted_on = fleet.map
+    # When etcd is restored, and others change more than that, in every slot
+    fleet.map, fleet.revision = backup
+    for name in "bcbcb":
+        fleet.change(name, Touch())
+    fleet.map = replace(fleet.map, slots=tuple(row._replace(epoch=row.epoch + 5) for row in fleet.rows))
+    # Then who acted on the change knows that this is not what came of it
+    assert acted_on is not None
+    assert fleet.map.revision > acted_on.revision
+    assert not descends(fleet.map, acted_on)
+    assert descends(fleet.map, backup[0])
+
+
+def test_rule_15_the_last_changes_of_a_map_are_known_one_by_one(fleet: Fleet) -> None:
+    seen = []
+    for _ in range(LINEAGE_MAX + 5):
+        fleet.change("a", Touch())
+        assert fleet.map is not None
+        seen.append(fleet.map)
+    assert len(seen[-1].lineage) == LINEAGE_MAX == len(set(seen[-1].lineage))
+    assert all(descends(seen[-1], known) for known in seen)  # the first ones by their epochs
+    assert not any(descends(known, seen[-1]) for known in seen[:-1])

@@ -41,7 +41,7 @@ def small_map() -> FleetMap:
         SlotRow(2, "a", 0, (a,), (b, c), lossy=True),
         SlotRow(3, "c", 1003, (c,), (), lossy=True),
     )
-    return FleetMap(rows, {a: "a", b: "b", c: "c"}, 4, frozenset({b}), revision=9)
+    return FleetMap(rows, {a: "a", b: "b", c: "c"}, 4, frozenset({b}), (5, 66), revision=9)
 
 
 def test_a_member_a_configuration_and_a_map_come_back_as_they_were() -> None:
@@ -64,7 +64,7 @@ def test_the_layout_of_version_1() -> None:
             '{"version":1,"generation":4,'
             f'"identities":[["{one}","a"],["{two}","b"],["{three}","c"]],'
             '"primaries":[["a",0],["a",1001],["b",1002],["c",1003]],'
-            f'"forgotten":["{two}"],'
+            f'"forgotten":["{two}"],"lineage":[5,66],'
             '"slots":[[1,1,[0,1]],[7,2,[0,1],[2]],[2,0,[0],[1,2],1],[3,3,[2],[],1]]}'
         ).encode()
     )
@@ -121,13 +121,16 @@ def maps(draw: st.DrawFn) -> FleetMap:
         )
     listed = {identity for row in rows for identity in row.in_sync + row.learners}
     used = {identity: name_of[identity] for identity in sorted(listed)}
-    return FleetMap(tuple(rows), used, draw(st.integers(1, 9)), frozenset(identities[:1]))
+    lineage = tuple(draw(st.lists(st.integers(0, 2**32 - 1), max_size=3)))
+    return FleetMap(tuple(rows), used, draw(st.integers(1, 9)), frozenset(identities[:1]), lineage)
 
 
 @settings(max_examples=100, deadline=None)
 @given(fleet_map=maps())
 def test_every_map_comes_back_as_it_was(fleet_map: FleetMap) -> None:
-    assert decode_map(encode_map(fleet_map), 3) == replace(fleet_map, revision=3)
+    found = decode_map(encode_map(fleet_map), 3)
+    assert found == replace(fleet_map, revision=3)
+    assert found.lineage == fleet_map.lineage
 
 
 DECODERS: list[tuple[Callable[..., Any], bytes, str]] = [

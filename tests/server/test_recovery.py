@@ -89,6 +89,20 @@ def test_what_might_do_harm_is_refused(known: list[Saved], without: list[str], m
         plan_restore("t", known, without)
 
 
+def test_of_two_histories_an_operator_chooses_one() -> None:
+    """Nodes went on with an etcd that had been restored, and others know what it has forgotten."""
+    before = fleet_map(lineage=(1, 2, 3))
+    after = fleet_map(lineage=(1, 2, 4, 5), revision=20)
+    one, other = [saved(A, before), saved(B, before)], [saved(C, after)]
+    with pytest.raises(
+        RestoreRefused, match="two histories: that of /data/c does not continue that of /data/a"
+    ):
+        plan_restore("t", [*one, *other])
+    assert plan_restore("t", one, without=["c"]).newest.map is before
+    assert plan_restore("t", other, without=["a", "b"]).newest.map is after
+    plan_restore("t", [*other, saved(A, fleet_map(lineage=(1, 2))), saved(B, fleet_map(lineage=(1, 2, 4)))])
+
+
 def test_one_that_will_not_come_back_need_not_be_there() -> None:
     known = fleet_map(forgotten=frozenset({C}))
     assert plan_restore("t", [saved(A, known), saved(B, known)]).map.forgotten == {C}
