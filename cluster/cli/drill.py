@@ -315,8 +315,8 @@ def drill(
         --start-command 'ssh {host} podman start {node}' --duration 10m
 
     Exit codes: 0 the fleet kept its promises; 1 it broke one; 2 the drill could not begin (the command line,
-    a degraded fleet), or a fault could not be done; 3 no node answered, the fleet did not become whole again,
-    or something could not be mended; 130 interrupted, and everything is mended.
+    a degraded fleet), a fault could not be done, or it proved nothing; 3 no node answered, the fleet did not
+    become whole again, or something could not be mended; 130 interrupted, and everything is mended.
     """
     from cluster.drill.commands import BadTemplate
     from cluster.drill.faults import make_means

@@ -34,7 +34,7 @@ LATENCY_MS_DEFAULT: Final = 200
 NOTICE_SECONDS: Final = 60.0
 GONE_SECONDS: Final = 5.0  # for a process whose key is gone to let go of its ports and its disk
 CONNECT_SECONDS: Final = 2.0  # to one of its ports; who has not answered then is not there
-UNSURE_SECONDS: Final = 5.0  # the same, when the command failed and most likely did nothing
+UNSURE_SECONDS: Final = 2.0  # the same, when the command failed and most likely did nothing
 ETCD_PORTS: Final = frozenset({"2379"})
 
 Tell = Callable[[str], object]

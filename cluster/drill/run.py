@@ -42,7 +42,7 @@ from cluster.server.control import ControlError, FleetStatus
 RECOVERY_SECONDS_DEFAULT: Final = 120.0
 MEND_TRIES: Final = 3
 MEND_PAUSE_SECONDS: Final = 2.0
-STRANGERS_SECONDS: Final = 5.0  # for the drill's jobs to end beside somebody else's
+STRANGERS_SECONDS: Final = 3.0  # for the drill's jobs to end beside somebody else's
 STATUS_SECONDS: Final = 1.0  # between two looks at the fleet, for the display and the timeline
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -50,7 +50,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Exit(IntEnum):
     KEPT = 0  # the fleet kept its promises
     BROKEN = 1  # it broke one
-    USAGE = 2  # the drill could not begin, or a fault could not be done
+    USAGE = 2  # the drill could not begin, a fault could not be done, or it proved nothing
     NOT_RECOVERED = 3  # the fleet did not become whole again, or a fault could not be mended
     INTERRUPTED = 130
 

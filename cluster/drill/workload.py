@@ -197,8 +197,7 @@ class Workload:
         await asyncio.gather(*self._calls, return_exceptions=True)
         for client in self._clients:
             await client.close()
-        for worker in self._workers:
-            await worker.stop()
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
         self._clients, self._workers = [], []
 
     async def forget(self) -> None:

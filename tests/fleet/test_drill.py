@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -15,8 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from client_ha import HAWorker
+from cluster.cli.root import root
 from tests.support import Fleet, eventually
 from tests.support.fleet import FLEET_SECONDS
 from tests.support.machine import need_command
@@ -115,13 +118,22 @@ def keeper(fleet: Fleet, module_keeper: Keeper) -> Iterator[Keeper]:
 
 
 @pytest.fixture
+def quiet_clients() -> Iterator[None]:
+    """A drill in this process makes them quiet, and nobody else asked for that."""
+    logger = logging.getLogger("client_ha")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture
 def start_drill(fleet: Fleet) -> Iterator[StartDrill]:
     programs: list[Program] = []
 
     def start(*options: str) -> Program:
         peers = ",".join(f"127.0.0.1:{node.peer_port}" for node in fleet.nodes.values())
         quick = ["--pause", "0.3s", "--hold", "1s", "--recovery-timeout", "30s", "--peer", peers]
-        programs.append(Program([GEARFLEET, "drill", *quick, *options]))
+        programs.append(Program([GEARFLEET, "drill", "--fleet", fleet.fleet, *quick, *options]))
         return programs[-1]
 
     yield start
@@ -180,52 +192,59 @@ def test_a_dry_run_tells_the_plan_and_does_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scenario", "rolling-kill"], b"rolling-kill: needs --kill-with or --kill-command"),
-        (["--scenario", "slow-link"], b"slow-link: needs --toxiproxy"),
-        (["--comes-back", "--fleet", "another"], b"the fleet that answers is called"),
-        (["--comes-back", "--node", "x"], b"has no node called x; it has a, b, c"),
-        (["--comes-back", "--report", "/nowhere/x.html"], b"--report: there is no folder /nowhere"),
-        (["--comes-back", "--history", "/nowhere/x"], b"--history: [Errno 2] No such file"),
-        (["--comes-back", "--duration", "soon"], b"is no time: write 90s, 10m or 1h30m"),
+        (["--scenario", "rolling-kill"], "rolling-kill: needs --kill-with or --kill-command"),
+        (["--scenario", "slow-link"], "slow-link: needs --toxiproxy"),
+        (["--comes-back", "--fleet", "another"], "the fleet that answers is called"),
+        (["--comes-back", "--node", "x"], "has no node called x; it has a, b, c"),
+        (["--comes-back", "--report", "/nowhere/x.html"], "--report: there is no folder /nowhere"),
+        (["--comes-back", "--history", "/nowhere/x"], "--history: there is no folder /nowhere"),
+        (["--comes-back", "--duration", "soon"], "is no time: write 90s, 10m or 1h30m"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is(
-    fleet: Fleet, start_drill: StartDrill, options: list[str], message: bytes
+    fleet: Fleet, quiet_clients: None, options: list[str], message: str
 ) -> None:
-    drill = start_drill(*options)
-    assert drill.wait(DRILL_SECONDS) == 2
-    assert message in drill.stderr
+    peers = f"127.0.0.1:{fleet.nodes['a'].peer_port}"
+    said = CliRunner().invoke(root, ["drill", "--fleet", fleet.fleet, "--peer", peers, *options])
+    assert said.exit_code == 2
+    assert message in said.output
     assert left(fleet) == [None, None, None]
 
 
-def test_no_drill_begins_on_a_degraded_fleet_or_on_a_function_in_use(
-    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
-) -> None:
+def test_no_drill_begins_on_a_function_in_use(fleet: Fleet, keeper: Keeper, start_drill: StartDrill) -> None:
     with fleet.connect("a") as somebody:
         somebody.can_do(FUNCTION.encode())
         somebody.settle()
-        drill = start_drill(*keeper.options)
-        assert drill.wait(DRILL_SECONDS) == 2
-        assert f"the function {FUNCTION} is in use (0 jobs, 1 workers)".encode() in drill.stdout
-    fleet.kill("c")
-    eventually(lambda: fleet.status().under_replicated, timeout_seconds=FLEET_SECONDS)
-    drill = start_drill(*keeper.options)
+        drill, dry = start_drill(*keeper.options), start_drill(*keeper.options, "--dry-run")
+        assert (drill.wait(DRILL_SECONDS), dry.wait(DRILL_SECONDS)) == (2, 2)
+    in_use = f"the function {FUNCTION} is in use (0 jobs, 1 workers)"
+    assert in_use.encode() in drill.stdout
+    assert f"It would not begin now: {in_use}".encode() in dry.stdout
+    assert keeper.done == []
+
+
+def test_no_drill_begins_where_nobody_says_which_fleet_is_meant(fleet: Fleet, keeper: Keeper) -> None:
+    peers = f"127.0.0.1:{fleet.nodes['a'].peer_port}"
+    drill = Program([GEARFLEET, "drill", *keeper.options, "--peer", peers])
     assert drill.wait(DRILL_SECONDS) == 2
-    assert b"is degraded, and a drill would make it worse: c is down" in drill.stderr
+    assert f"nobody can be asked here whether {fleet.fleet} is to be broken".encode() in drill.stderr
     assert keeper.done == []
 
 
 def test_what_breaks_by_itself_ends_a_fault_early_and_is_told(
-    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill, tmp_path: Path
 ) -> None:
-    drill = start_drill(*keeper.options, "--scenario", "leader-loss", "--hold", "5m", "--node", "b")
-    eventually(lambda: keeper.done == ["kill b"], timeout_seconds=DRILL_SECONDS)
+    stopped, started = tmp_path / "stopped", tmp_path / "started"
+    etcd = ["--etcd-stop-command", f"touch {stopped}", "--etcd-start-command", f"touch {started}"]
+    drill = start_drill(*etcd, "--scenario", "etcd-outage", "--hold", "5m")
+    eventually(stopped.exists, timeout_seconds=DRILL_SECONDS)
     fleet.kill("c")
-    eventually(lambda: keeper.done == ["kill b", "start b"], timeout_seconds=DRILL_SECONDS)
+    eventually(started.exists, timeout_seconds=DRILL_SECONDS)
     fleet.restart("c")
     assert drill.wait(DRILL_SECONDS) == 0, drill.stdout + drill.stderr
     assert b"c went down, and not by this drill" in drill.stdout
     assert b"c is back" in drill.stdout
+    assert b"no node has missed etcd" in drill.stdout
 
 
 def test_when_interrupted_it_mends_what_it_broke_and_leaves_nothing(fleet: Fleet, keeper: Keeper) -> None:
@@ -287,14 +306,16 @@ def test_the_second_interruption_leaves_at_once_and_tells_how_to_mend(
 def test_a_command_that_fails_ends_the_drill_with_nothing_broken(
     fleet: Fleet, keeper: Keeper, start_drill: StartDrill
 ) -> None:
-    drill = start_drill("--kill-command", "false {node}", "--comes-back", "--scenario", "rolling-kill")
+    # So few jobs that there may be none: that proves nothing, and breaks no promise.
+    options = ["--kill-command", "false {node}", "--comes-back", "--scenario", "rolling-kill"]
+    drill = start_drill(*options, "--rate", "0.1")
     assert drill.wait(DRILL_SECONDS) == 2
     assert b"false a: ended with 1" in drill.stdout
     assert fleet.out_of_sync() == ""
     assert left(fleet) == [None, None, None]
 
 
-def test_a_node_that_does_not_come_back_is_told(
+def test_a_node_that_does_not_come_back_is_told_and_no_other_drill_begins(
     fleet: Fleet, keeper: Keeper, start_drill: StartDrill
 ) -> None:
     keeper.deaf_to_starts = True
@@ -303,18 +324,44 @@ def test_a_node_that_does_not_come_back_is_told(
     )
     assert drill.wait(DRILL_SECONDS) == 3
     assert b"the fleet is not whole after 2 s: c is down" in drill.stdout
+    eventually(lambda: fleet.status().under_replicated, timeout_seconds=FLEET_SECONDS)
+    another = start_drill(*keeper.options)
+    assert another.wait(DRILL_SECONDS) == 2
+    assert b"is degraded, and a drill would make it worse: c is down" in another.stderr
+    assert keeper.done == ["kill c", "start c"]
 
 
 def test_jobs_that_somebody_takes_away_are_lost_and_the_exit_code_says_so(
     fleet: Fleet, keeper: Keeper, start_drill: StartDrill
 ) -> None:
+    """Also of a drill that was interrupted."""
+    taken: list[str] = []
     thief = HAWorker(fleet.addresses, concurrency=4)
-    thief.task(FUNCTION)(lambda job: None)
-    drill = start_drill(*keeper.options, "--scenario", "rolling-kill", "--node", "a", "--json")
+    thief.task(FUNCTION)(lambda job: taken.append(job.handle))
+    drill = start_drill(*keeper.options, "--scenario", "rolling-kill", "--pause", "5m", "--json")
     eventually(lambda: any(left(fleet)), timeout_seconds=DRILL_SECONDS)
     with thief:
+        eventually(lambda: len(taken) > 20, timeout_seconds=DRILL_SECONDS)  # not only foreground jobs
+        drill.process.send_signal(signal.SIGINT)
         assert drill.wait(DRILL_SECONDS) == 1
     said = json.loads(drill.stdout)
     assert not said["verdict"]["valid"]
     assert said["verdict"]["lost"][0]["key"].startswith(FUNCTION + "/")
     assert any("lost" in reason for reason in said["reasons"])
+
+
+def test_a_job_of_somebody_else_ends_the_drill_and_is_left_to_its_owner(
+    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
+) -> None:
+    drill = start_drill(*keeper.options, "--scenario", "rolling-kill", "--pause", "5m")
+    eventually(lambda: any(left(fleet)), timeout_seconds=DRILL_SECONDS)
+    with fleet.connect("a") as somebody:
+        somebody.submit(FUNCTION.encode(), b"precious", b"theirs", background=True)
+        assert drill.wait(DRILL_SECONDS) == 2
+    assert f"somebody else uses {FUNCTION}".encode() in drill.stdout
+    assert keeper.done == []
+    found: list[bytes] = []
+    owner = HAWorker(fleet.addresses)
+    owner.task(FUNCTION)(lambda job: found.append(job.payload))
+    with owner:
+        eventually(lambda: found == [b"precious"], timeout_seconds=FLEET_SECONDS)
