@@ -157,7 +157,7 @@ class Account:
         # Slot and epoch -> who led, or made handles, and the first event that tells.
         self.leaders: dict[tuple[int, int], dict[str, int]] = {}
         self.makers: dict[tuple[int, int], dict[str, int]] = {}
-        self.two_keys: list[tuple[int, Job, str]] = []  # where a job's handle comes with another key
+        self.two_jobs: list[tuple[int, Job, str]] = []  # where a job's handle comes for another, and its key
         self._read()
         self._attribute_jobs()
         self._attribute_slots()
@@ -222,8 +222,8 @@ class Account:
         if event.node:
             self.nodes.add(event.node)
         job = self._job(event.handle or f"? {call.key}", call.key)
-        if job.key != call.key:
-            self.two_keys.append((index, job, call.key))
+        if job.key != call.key or (job.call not in (None, call) and not has_unique(call.key)):
+            self.two_jobs.append((index, job, call.key))
         # A foreground job that its client submitted again has another handle then: the last one counts.
         call.outcome, call.handle, call.acked = Kind.ACK, job.handle, index
         if call.slot < 0:
@@ -256,7 +256,7 @@ class Account:
             worker = self.workers[event.worker] = Worker()
         if event.kind is Kind.RUN:
             if event.key and job.key != event.key:
-                self.two_keys.append((index, job, event.key))
+                self.two_jobs.append((index, job, event.key))
             worker.busy = index
             job.runs.append(Run(index, event.worker, event.node, worker.free))
             return

@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import gc
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -172,6 +172,11 @@ def _first_of_the_rest(queue: Sequence[_Given]) -> list[int]:
     return first
 
 
+def _is_stranger(job: Job, told: Container[str]) -> bool:
+    """Whether it was run, and by then no call had been begun of those that have its handle."""
+    return job.handle not in told or job.first_run < job.begun
+
+
 class _Check:
     """One method for each promise."""
 
@@ -271,12 +276,12 @@ class _Check:
             self._check_accounted_for(key)
 
     def _keys_with_strangers(self) -> set[str]:
-        """Those of jobs that were run though no call has their handle."""
+        """Those of jobs that were run though no call has their handle, or none that was begun by then."""
         told = {call.handle for call in self._account.calls.values()}
         return {
             job.key
             for job in self._account.jobs.values()
-            if job.runs and job.handle not in told and job.key in self._account.first_call
+            if job.runs and _is_stranger(job, told) and job.key in self._account.first_call
         }
 
     def _check_accounted_for(self, key: str) -> None:
@@ -286,7 +291,7 @@ class _Check:
         open_calls = [call for call in calls if call.open and not call.handle]
         used = 0
         for position, job in enumerate(jobs):
-            if job.handle in told:
+            if not _is_stranger(job, told):
                 continue
             if used < len(open_calls) and open_calls[used].begun < job.first_run:
                 used += 1
@@ -449,8 +454,9 @@ class _Check:
     # ---- one primary per epoch
 
     def _check_split(self) -> None:
-        for index, job, key in self._account.two_keys:
-            self._report(self._result.split, index, job, f"{job.handle} is {job.key}, and it is {key}")
+        for index, job, key in self._account.two_jobs:
+            other = key if key != job.key else f"another {key}"
+            self._report(self._result.split, index, job, f"{job.handle} is {job.key}, and it is {other}")
         # Nodes may all have been told one prefix for their handles; two prefixes are two nodes.
         for where in self._account.leaders.keys() | self._account.makers.keys():
             leaders = self._account.leaders.get(where, {})
@@ -473,10 +479,10 @@ class _Check:
             if not epochs or job.epoch > epochs[-1]:
                 events.append(call.acked)
                 epochs.append(job.epoch)
-            elif (
-                job.epoch < epochs[-1] and has_unique(call.key) and self._account.first_call[call.key] is call
+            elif job.epoch < epochs[-1] and (
+                not has_unique(call.key) or self._account.first_call[call.key] is call
             ):
-                # Nobody had asked for this key before, so the job was made after the call began.
+                # Nobody had asked for this job before, so it was made after the call began.
                 known = bisect_left(events, call.begun) - 1
                 if known >= 0 and epochs[known] > job.epoch:
                     text = f"made in epoch {job.epoch} after epoch {epochs[known]} had acknowledged"

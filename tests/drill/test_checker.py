@@ -393,6 +393,16 @@ def test_one_submit_that_made_two_jobs_is_a_duplicate(story: Story) -> None:
     assert text == f"run as {H2}, too: no submit made both"
 
 
+def test_one_submit_that_made_two_jobs_is_a_duplicate_also_when_a_later_one_is_told_of_the_second(
+    story: Story,
+) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    story.work("f/1", H2)
+    story.promise("f/1", H2)  # remembered
+    broken(story, "duplicated_unexplained")
+
+
 def test_two_submits_may_make_two_jobs_though_one_timed_out(story: Story) -> None:
     story.give_up(story.submit("f/1"))
     story.work("f/1", H1)
@@ -717,6 +727,22 @@ def test_one_handle_for_two_jobs_is_a_split(story: Story) -> None:
     story.promise("f/1", H1)
     story.promise("f/2", H1)
     story.work("f/1", H1)
+    broken(story, "split")
+
+
+def test_one_handle_for_two_jobs_without_a_unique_is_a_split(story: Story) -> None:
+    story.promise("f/", H1)
+    story.promise("f/", H1)
+    story.work("f/", H1)
+    assert broken(story, "split").split[0].text == f"{H1} is f/, and it is another f/"
+
+
+def test_an_old_epoch_that_acknowledges_a_job_without_a_unique_is_a_split(story: Story) -> None:
+    story.promise("f/", "H:a:1.2.1")
+    story.promise("f/", "H:b:1.3.1")
+    story.promise("f/", "H:a:1.2.9")
+    for handle in ("H:a:1.2.1", "H:b:1.3.1", "H:a:1.2.9"):
+        story.work("f/", handle)
     broken(story, "split")
 
 
