@@ -176,6 +176,7 @@ class Drill:
 
     async def _judge(self) -> Verdict:
         """Let the queues run empty, then look at the history."""
+        everywhere = await self._all_is_served()
         self.doing = "letting the queues run empty"
         self.tell("no more submits; waiting for the last jobs")
         queue, drained = Queue(), True
@@ -194,15 +195,21 @@ class Drill:
                 f"{self.workload.function} -- true takes them off",
             )
         await self.workload.close()
-        drained = drained and not queue.jobs
-        if drained and (lacks := await self._watch.problem(self.plan.nodes)):
-            # Jobs of slots that nobody serves are in no queue that can be asked.
-            drained = False
-            self._fail(Exit.NOT_RECOVERED, f"jobs may be left where nobody can see them: {lacks}")
+        drained = drained and not queue.jobs and everywhere
         if drained:
             await self.workload.forget()
         self.doing = "done"
         return check(self._history, drained=drained, queued=queue.waiting, running=queue.running)
+
+    async def _all_is_served(self) -> bool:
+        """Jobs of slots that nobody serves are in no queue that can be asked."""
+        patience = 0.0 if self._code is Exit.NOT_RECOVERED else self.plan.recovery_seconds
+        try:
+            await self._watch.wait_whole(self.plan.nodes, patience)
+        except NotWhole as error:
+            self._fail(Exit.NOT_RECOVERED, f"{error}: jobs may be left where nobody can see them")
+            return False
+        return True
 
     def _outcome(self, verdict: Verdict | None) -> Outcome:
         for defect in self.workload.defects[:1]:

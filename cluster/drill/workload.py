@@ -40,6 +40,7 @@ LONG_EVERY: Final = 47  # jobs; no multiple of the cycle's length, or all of the
 DRAIN_SECONDS: Final = 3.0  # for the workers' last jobs
 ANSWER_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 0.2
+EMPTY_LOOKS: Final = 2
 _WINDOW_SECONDS: Final = 5.0  # for the rate that is shown
 _POLL_SECONDS: Final = 0.002
 # What the jobs are, over and over.
@@ -173,6 +174,7 @@ class Workload:
         """
         await self.stop_submitting()
         deadline = time.monotonic() + timeout_seconds
+        looks = 0  # that found nothing; a hand-over may hide a job from one of them
         while True:
             fault: OSError | None = None
             queue = Queue()
@@ -180,7 +182,8 @@ class Workload:
                 queue = await self.queue()
             except OSError as error:
                 fault = error
-            if fault is None and not queue.jobs and not self._calls:
+            looks = looks + 1 if fault is None and not queue.jobs and not self._calls else 0
+            if looks == EMPTY_LOOKS:
                 return queue
             told(str(fault) if fault else f"{queue.jobs} jobs left, {self.under_way} calls without an answer")
             if time.monotonic() >= deadline:
