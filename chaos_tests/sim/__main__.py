@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 
-from chaos_tests.sim.hunt import Found, fresh_seeds, hunt
+from chaos_tests.sim.hunt import fresh_seeds, hunt
 from chaos_tests.sim.shrink import Failure, numbers_of, shrink
 from chaos_tests.sim.worlds import STEPS, WORLDS, play
 
@@ -16,7 +17,9 @@ def main() -> int:
     what.add_argument("--seed", type=int, help="play this seed, and tell what happens")
     what.add_argument("--seeds", metavar="FIRST:LAST", help="play these seeds (LAST is not one of them)")
     what.add_argument("--minutes", type=float, help="play new seeds for so long")
-    parser.add_argument("--world", choices=[*WORLDS], default="turns")
+    parser.add_argument(
+        "--world", choices=[*WORLDS], help="only this one (default: hunt in all; --seed plays it in turns)"
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help="of each seed (default %(default)s)")
     parser.add_argument("--keep", metavar="3,7-12", help="with --seed: only these steps")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default %(default)s)")
@@ -27,35 +30,42 @@ def main() -> int:
     if options.seed is not None:
         kept = numbers_of(options.keep) if options.keep else range(1, options.steps + 1)
         skip = frozenset(range(1, options.steps + 1)) - frozenset(kept)
-        play(options.world, options.seed, steps=options.steps, trace=True, skip=skip)
+        play(options.world or "turns", options.seed, steps=options.steps, trace=True, skip=skip)
         print(f"seed {options.seed}: all promises kept")
         return 0
     if options.seeds is not None:
         first, last = map(int, options.seeds.split(":"))
-        found = hunt(options.world, range(first, last), steps=options.steps, jobs=options.jobs)
+        seeds: Iterable[int] = range(first, last)
+        seconds = None
     else:
         first, seeds = fresh_seeds()
+        seconds = options.minutes * 60
         print(f"first seed {first}", flush=True)
-        found = hunt(
-            options.world, seeds, steps=options.steps, jobs=options.jobs, seconds=options.minutes * 60
-        )
-    tell(found)
+    found = hunt(
+        [options.world] if options.world else [*WORLDS],
+        seeds,
+        steps=options.steps,
+        jobs=options.jobs,
+        seconds=seconds,
+        on_failure=tell,
+        on_progress=lambda found: print(found, flush=True),
+    )
+    print(found, flush=True)
     for failure in found.failures:
         explain(shrink(failure, options.shrink_seconds))
     return 1 if found.failures else 0
 
 
-def tell(found: Found) -> None:
-    print(
-        f"{found.seeds} seeds in {found.seconds:.0f} s, {found.seeds_per_second:.1f} a second: "
-        f"{len(found.failures) or 'none'} failed",
-        flush=True,
-    )
+def tell(failure: Failure) -> None:
+    """At once: the rest of the hunt may take long."""
+    print(f"FAILED  {failure.world} seed {failure.seed}: {failure.text}\n    {failure.command}", flush=True)
 
 
 def explain(failure: Failure) -> None:
     """The seed, its shortest history, and how to play it again."""
-    print(f"\nseed {failure.seed}, {len(failure.kept)} of {failure.steps} steps: {failure.text}")
+    print(
+        f"\n{failure.world} seed {failure.seed}, {len(failure.kept)} of {failure.steps} steps: {failure.text}"
+    )
     skip = failure.skip
     try:
         play(failure.world, failure.seed, steps=failure.steps, trace=True, skip=skip)

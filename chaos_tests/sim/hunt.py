@@ -1,40 +1,79 @@
-"""Many seeds, in several processes."""
+"""Many seeds, of one world or of several, in several processes.
+
+The worlds share the time of the processes, not the seeds: whichever has had the least of it gets the next
+process that is free. So a world whose seeds are slow is hunted for as long as one whose seeds are fast.
+"""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count, islice, tee
 from multiprocessing import get_context
-from typing import Final
+from typing import Final, NamedTuple
 
 from chaos_tests.sim.shrink import Failure, attempt
 
-SEEDS_AT_A_TIME: Final = 25
+# Played in one go by one process: a few seconds' worth, so that a failure is soon told.
+SEEDS_AT_A_TIME: Final = {"turns": 25, "shell": 4}
 FAILURES_MAX: Final = 5
+PROGRESS_SECONDS: Final = 60.0
+
+
+@dataclass
+class Share:
+    """What was played of one world."""
+
+    seeds: int = 0
+    seconds: float = 0.0  # of all processes together
+
+    @property
+    def seeds_per_second(self) -> float:
+        """Of one process."""
+        return self.seeds / self.seconds if self.seconds else 0.0
 
 
 @dataclass
 class Found:
     """What a hunt has come to."""
 
-    seeds: int = 0
+    shares: dict[str, Share]
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
 
     @property
-    def seeds_per_second(self) -> float:
-        return self.seeds / self.seconds if self.seconds else 0.0
+    def seeds(self) -> int:
+        return sum(share.seeds for share in self.shares.values())
+
+    def __str__(self) -> str:
+        worlds = ", ".join(
+            f"{share.seeds} seeds of {world} ({share.seeds_per_second:.1f} a second and process)"
+            for world, share in self.shares.items()
+        )
+        return f"{self.seconds:.0f} s: {worlds}: {len(self.failures) or 'none'} failed"
+
+
+class Played(NamedTuple):
+    """Some seeds of one world."""
+
+    failures: list[Failure]
+    seconds: float
 
 
 def play_all(world: str, seeds: Iterable[int], steps: int) -> list[Failure]:
     """What fails of these seeds."""
     with few_collections():
         return list(filter(None, (attempt(world, seed, steps) for seed in seeds)))
+
+
+def _play(world: str, seeds: Sequence[int], steps: int) -> Played:
+    began = time.monotonic()
+    failures = play_all(world, seeds, steps)
+    return Played(failures, time.monotonic() - began)
 
 
 @contextmanager
@@ -48,29 +87,62 @@ def few_collections() -> Iterator[None]:
         gc.collect()
 
 
-def hunt(world: str, seeds: Iterable[int], *, steps: int, jobs: int, seconds: float | None = None) -> Found:
-    """Play seeds until there are no more, or time is up, or enough have failed."""
-    started = time.monotonic()
-    found = Found()
-    numbers = iter(seeds)
+def hunt(
+    worlds: Sequence[str],
+    seeds: Iterable[int],
+    *,
+    steps: int,
+    jobs: int,
+    seconds: float | None = None,
+    on_failure: Callable[[Failure], object] = lambda failure: None,
+    on_progress: Callable[[Found], object] = lambda found: None,
+) -> Found:
+    """Play these seeds in each world, until there are no more, or time is up, or enough have failed.
+
+    `on_failure` is called for each seed that fails, as soon as that is known, `on_progress` once a minute.
+    """
+    began = time.monotonic()
+    told_at = began
+    found = Found({world: Share() for world in worlds})
+    left = dict(zip(worlds, tee(seeds, len(worlds)), strict=True))
+    given = dict.fromkeys(worlds, 0.0)  # seconds, with those that are expected of what is being played
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running: dict[Future[list[Failure]], int] = {}
+        running: dict[Future[Played], tuple[str, int, float]] = {}  # world, seeds, seconds expected
 
         def submit() -> None:
-            chunk = list(islice(numbers, SEEDS_AT_A_TIME))
-            if chunk:
-                running[pool.submit(play_all, world, chunk, steps)] = len(chunk)
+            while left:
+                world = min(left, key=given.__getitem__)
+                chunk = list(islice(left[world], SEEDS_AT_A_TIME.get(world, 1)))
+                if chunk:
+                    share = found.shares[world]
+                    expected = len(chunk) / share.seeds_per_second if share.seconds else 1.0
+                    given[world] += expected
+                    running[pool.submit(_play, world, chunk, steps)] = world, len(chunk), expected
+                    return
+                del left[world]
 
         for _ in range(2 * jobs):
             submit()
         while running:
-            done = next(as_completed(running))
-            found.seeds += running.pop(done)
-            found.failures += done.result()
-            over = seconds is not None and time.monotonic() - started >= seconds
-            if len(found.failures) < FAILURES_MAX and not over:
-                submit()
-    found.seconds = time.monotonic() - started
+            done, _ = wait(running, told_at + PROGRESS_SECONDS - time.monotonic(), FIRST_COMPLETED)
+            for future in done:
+                world, number, expected = running.pop(future)
+                played = future.result()
+                share = found.shares[world]
+                share.seeds += number
+                share.seconds += played.seconds
+                given[world] += played.seconds - expected
+                found.failures += played.failures
+                for failure in played.failures:
+                    on_failure(failure)
+                over = seconds is not None and time.monotonic() - began >= seconds
+                if len(found.failures) < FAILURES_MAX and not over:
+                    submit()
+            found.seconds = time.monotonic() - began
+            if time.monotonic() - told_at >= PROGRESS_SECONDS:
+                told_at = time.monotonic()
+                on_progress(found)
+    found.seconds = time.monotonic() - began
     return found
 
 
