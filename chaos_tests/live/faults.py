@@ -19,7 +19,7 @@ from typing import Any, Final
 from chaos_tests.live.proxies import BOTH, Link, Stream, Toxic, black_hole
 from chaos_tests.live.wired import WiredFleet
 from cluster.drill.history import History
-from cluster.server.control import ControlError, DrainStep
+from cluster.server.control import ControlError
 from tests.support.etcd import EtcdMember
 from tests.support.fleet import FLEET_SECONDS
 from tests.support.waiting import eventually
@@ -131,12 +131,6 @@ class FaultyFleet(WiredFleet):
             yield
         finally:
             self.wake(*(name for name in names if name in self._gone))
-
-    def drain(self, name: str, *, restart: bool = False, timeout_seconds: float = FLEET_SECONDS) -> DrainStep:
-        """No fault for background jobs, and so no excuse. Foreground jobs that wait on the node are submitted
-        again when it ends."""
-        with self._fault("drain", [f"client>{name}"], _nothing, _nothing):
-            return super().drain(name, restart=restart, timeout_seconds=timeout_seconds)
 
     @contextmanager
     def draining(self, name: str) -> Iterator[None]:
@@ -355,10 +349,6 @@ class FaultyFleet(WiredFleet):
         names = " ".join(member.name for member in victims)
         with self._fault("freeze of etcd", ["etcd"], freeze, wake, names):
             yield
-
-
-def _nothing() -> None:
-    """Neither to be done nor undone."""
 
 
 def _each(action: Callable[[Link], None], links: Iterable[Link]) -> None:

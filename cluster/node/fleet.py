@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cluster.jobs import FINISHED, PENDING, RECLAIM, Job, QueueLimits
+from cluster.jobs import FINISHED, PENDING, QUEUED, RECLAIM, Job, QueueLimits
 from cluster.node.connection import Connection
 from cluster.node.context import Context, job_record, slot_of_handle
 from cluster.node.forward import (
@@ -376,7 +376,8 @@ class Fleet:
         restorer.finish()
 
     def _give_way(self, job: Job) -> None:
-        """A foreground job has the key of a background job that comes: who waits for it waits for that."""
+        """A foreground job ends here without a result: who waits for it asks the slot's primary for it, be it
+        this node, which has got a background job of its key, or the next one."""
         clients, job.clients = job.clients, None
         if job.worker is not None:
             job.worker.forgive(job.handle)
@@ -429,10 +430,18 @@ class Fleet:
         for handle, found in waiting.items():
             for client, _ in found:
                 self._join_again(client, handles[handle])
+        own = self.view.members.get(self.me.name)
+        if own is not None and own.draining:
+            # Foreground jobs stay where they are, but workers take no more from here.
+            for job in [job for job in table.jobs.values() if job.state == QUEUED]:
+                self._give_way(job)
 
     def _join_again(self, client: Connection, job: Job) -> None:
         body = b"%b\0%b\0%b" % (job.function.name, job.unique, job.payload)
         packet_type = _FOREGROUND_SUBMITS[job.priority]
+        if job.options is not None and job.options.reducer is not None:
+            packet_type = wire.SUBMIT_REDUCE_JOB
+            body = b"%b\0%b\0%b\0%b" % (job.function.name, job.unique, job.options.reducer, job.payload)
         self.forwarder.join_again(client, packet_type, body, job.slot, job.handle)
 
     def _ask_again(self, handles: dict[bytes, Job], waiting: dict[bytes, list[Attached]]) -> None:

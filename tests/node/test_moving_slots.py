@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from cluster.node.context import slot_of_handle
 from cluster.node.fleet import HAND_OVER_JOBS_MAX
 from cluster.replication.replicator import FRAME_ENTRIES_BYTES_MAX
@@ -259,3 +261,44 @@ def test_who_waits_for_a_foreground_job_is_told_the_end_of_a_background_job_of_t
     fleet.settle()
 
     assert (wire.WORK_COMPLETE, handle + b"\0result") in client.take()
+
+
+@pytest.mark.parametrize("at_leader", [True, False])
+@pytest.mark.parametrize("keyed", [True, False])
+def test_a_foreground_job_that_nobody_runs_does_not_stay_at_a_node_that_drains(
+    at_leader: bool, keyed: bool
+) -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    unique = small_uniques(b"f")[0]
+    leader = fleet.host_of(b"f", unique)
+    host = leader if at_leader else next(each for each in fleet.living() if each is not leader)
+    client = host.connect()
+    client.send(wire.SUBMIT_JOB, b"f", unique if keyed else b"", b"payload")
+    reduced = small_uniques(b"f")[1]  # of the same slot
+    client.send(wire.SUBMIT_REDUCE_JOB, b"f", reduced, b"reducer", b"0", b"payload")
+    fleet.settle()
+    handle, reduced_handle = handles(client.take())
+    holder = leader if keyed else host
+
+    fleet.etcd.put(replace(holder.member, draining=True))
+    fleet.settle()
+    fleet.pass_time(1)
+    assert holder.node.ledger.count() == 0
+    given = []
+    for each in fleet.living():
+        if each is not holder:
+            worker = worker_at(each)
+            worker.send(wire.GRAB_JOB_ALL)
+            worker.send(wire.GRAB_JOB_ALL)
+            jobs = [body.split(b"\0") for _, body in worker.take() if body]
+            given += [job[2:] for job in jobs]
+            for job in jobs:
+                worker.send(wire.WORK_COMPLETE, job[0], b"result of " + job[2])
+    fleet.settle()
+
+    kept = unique if keyed else b""
+    assert sorted(given) == sorted([[kept, b"payload"], [reduced, b"reducer", b"0", b"payload"]])
+    ends = {(wire.WORK_COMPLETE, handle + b"\0result of " + kept)}
+    ends.add((wire.WORK_COMPLETE, reduced_handle + b"\0result of " + reduced))
+    assert set(client.take()) == ends
