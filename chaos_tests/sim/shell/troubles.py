@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chaos_tests.sim.shell.disk import Directory
 from chaos_tests.sim.shell.fleet import DATA, LEASE_SECONDS, Node
 from chaos_tests.sim.shell.restoring import Restoring
+from cluster.drill.history import Kind
 
 if TYPE_CHECKING:
     from chaos_tests.sim.shell.run import Run
@@ -467,6 +468,15 @@ class Troubles:
                 user.start(user.until)
             elif user.process.frozen:
                 user.process.thaw()
+        self._tell_healed()
+
+    def _tell_healed(self) -> None:
+        """A fault that lasts explains all that comes after it. A backup's operator tells that himself."""
+        history = self.run.history
+        healed = {event.fault for event in history.events if event.kind is Kind.HEALED}
+        for event in list(history.events):
+            if event.kind is Kind.FAULT and event.fault not in healed and "all" not in event.touches:
+                history.healed(event.fault)
 
 
 def wipe(node: Node) -> None:
