@@ -308,14 +308,16 @@ class _Check:
                 self._report(self._result.unexpected, job.first_run, job, "run, and no submit made it")
 
     def _submitted_again(self, job: Job, calls: Sequence[Call]) -> bool:
-        """Whether it may be a foreground job that a node passed on, and after a fault once more: then it runs
-        under another handle than its caller was told."""
+        """Whether a node may have submitted it once more after a fault: a foreground job that it had passed
+        on, which runs then under another handle than its caller was told; or a background job that it had
+        not seen committed, and that has no key by which the next primary would know it."""
         events = self._account.events
         begin = min((call.begun for call in calls if call.handle), default=NEVER)
-        if not job.foreground or begin > job.first_run:
+        if begin > job.first_run or (has_unique(job.key) and not job.foreground):
             return False
         times = events[begin].at - self._grace_seconds, events[job.first_run].at
-        return self._account.fault_of((job.runs[0].worker,), set(), *times, foreground=True) is not None
+        worker = job.runs[0].worker
+        return self._account.fault_of((worker,), set(), *times, foreground=job.foreground) is not None
 
     def _duplicated(
         self,

@@ -459,6 +459,24 @@ def test_a_foreground_job_under_a_handle_that_nobody_was_told_is_unexpected_with
     broken(story, "unexpected")
 
 
+def test_a_job_without_a_key_may_be_made_twice_by_a_node_that_did_not_see_it_committed(story: Story) -> None:
+    """The next primary has it, and cannot know that this is the one."""
+    call = story.submit("f/")
+    story.heal(story.fault("freeze", "a"))
+    story.work("f/", H1)
+    story.ack(call, H2, "a")
+    story.work("f/", H2)
+    assert fine(story)
+
+
+def test_a_job_without_a_key_that_was_made_twice_is_unexpected_without_a_fault(story: Story) -> None:
+    call = story.submit("f/")
+    story.work("f/", H1)
+    story.ack(call, H2, "a")
+    story.work("f/", H2)
+    broken(story, "unexpected")
+
+
 # ---- coalescing
 
 
