@@ -51,6 +51,19 @@ class Etcd:
         self._stage.turn(host, lambda: host.part.see(view))
         return host
 
+    def see_again(self, host: Host) -> None:
+        """What it saw last: read before its swap arrived, and on its way for longer."""
+        self._stage.turn(host, lambda: host.part.see(host.part.view))
+
+    def doubtful(self, host: Host) -> list[str]:
+        """Nodes that count in a slot of this one, or may soon, as only its own proposal or only etcd says."""
+        assert self._etcd.view.map is not None
+        rows = self._etcd.view.map.slots
+        found: set[str] = set()
+        for slot, lead in host.part.replicator.leads.items():
+            found.update(lead.pending, set(rows[slot].in_sync) - {host.identity, *lead.in_sync})
+        return [other.name for other in self._stage.fleet.hosts.values() if other.identity in found]
+
     def stopped(self, host: Host) -> None:
         self._views.pop(host.name, None)
 

@@ -133,19 +133,31 @@ class Simulation:
             dice.choice((streams.deliver, streams.deliver, streams.send, nodes.write, nodes.turn))()
             self.check()
 
-    def calm(self, rounds_max: int = 5) -> None:
-        """Everybody gets on with it, as far as the troubles let them."""
+    def calm(self, rounds_max: int = 5, idle: Host | None = None) -> None:
+        """Everybody gets on with it, as far as the troubles let them, but for the workers of one node."""
         work = self.stage.dice.choice((-1.0, 0.3, 1.0))  # how many of the workers do something
         for _ in range(self.stage.dice.randint(1, rounds_max)):
-            self.round(work=work, outcome="")
+            self.round(work=work, outcome="", idle=idle)
             self.check()
 
     def press(self, host: Host) -> None:
-        """Jobs for a node that does not know what its swap has come to; and not everybody hears of them."""
-        self.streams.slow_down(host.name)
-        for _ in range(self.stage.dice.randint(1, 3)):
+        """Jobs for a node that does not know what its swap has come to; and not everybody hears of them: best
+        of all somebody of whom it may have forgotten that his disk counts."""
+        dice = self.stage.dice
+        doubtful = self.etcd.doubtful(host)
+        if dice.random() < 0.5:
+            self.etcd.see_again(host)
+        self.streams.slow_down(host.name, dice.choice(doubtful) if doubtful else "")
+        for _ in range(dice.randint(1, 3)):
             self.users.submit(host)
-        self.flow()
+        if dice.random() < 0.5:
+            self.flow()
+        else:
+            for _ in range(4):
+                self.traffic()
+            self.check()
+        if dice.random() < 0.5:
+            self.etcd.late_swap()
 
     def propose(self) -> None:
         self.etcd.propose()
@@ -179,7 +191,7 @@ class Simulation:
         elif (host := self._primary_of_latest() or self.stage.some_host()) is not None:
             self.streams.isolate(host.name)
             self.etcd.declare_dead(host)
-            self.calm(rounds_max=12)
+            self.calm(rounds_max=12, idle=dice.choice((None, host)))
             if dice.random() < 0.3:
                 for _ in range(3):
                     self.time(2.5)
@@ -207,7 +219,7 @@ class Simulation:
     def heal(self) -> None:
         fleet = self.stage.fleet
         self._malice = 0.0
-        self.streams.unblock()
+        self.streams.heal()
         self.nodes.mend_disks()
         self.etcd.heal()
         for host in fleet.hosts.values():
@@ -233,8 +245,8 @@ class Simulation:
             self.check()
         raise Broken("no rest after healing", self.users.owed())
 
-    def round(self, *, work: float = 1.0, outcome: str = "good") -> bool:
-        """Everybody does what there is to do; false when there is nothing."""
+    def round(self, *, work: float = 1.0, outcome: str = "good", idle: Host | None = None) -> bool:
+        """Everybody does what there is to do; false when there is nothing. Workers of `idle` do nothing."""
         dice = self.stage.dice
         fleet = self.stage.fleet
         before = fleet.etcd.revision
@@ -254,6 +266,17 @@ class Simulation:
                     self.etcd.unsure = None
                     if dice.random() < self._malice:
                         self.press(host)
+        did |= self.traffic()
+        for user in list(self.users.users):
+            if user.worker and work >= dice.random() and user.host is not idle:
+                did |= self.users.work(user, honest=True)
+        self.users.listen()
+        return did or fleet.etcd.revision != before
+
+    def traffic(self) -> bool:
+        """Disks have what they were given, frames leave and arrive; false when there was nothing."""
+        did = False
+        for host in self.stage.fleet.living():
             while self.nodes.write(host):
                 did = True
             if host.part.busy:
@@ -261,11 +284,7 @@ class Simulation:
                 did = True
             for name in host.part.frames_waiting():
                 did |= self.streams.send(host, name)
-        for pair, queue in list(fleet.wires.items()):
+        for pair, queue in list(self.stage.fleet.wires.items()):
             while queue and self.streams.deliver(pair):
                 did = True
-        for user in list(self.users.users):
-            if user.worker and work >= dice.random():
-                did |= self.users.work(user, honest=True)
-        self.users.listen()
-        return did or fleet.etcd.revision != before
+        return did

@@ -8,7 +8,7 @@ from typing import Final
 
 from chaos_tests.sim.turns.stage import Stage, runs
 from cluster.replication import entries
-from cluster.replication.frames import Frame, Hello
+from cluster.replication.frames import NEEDS_STATE, Frame, Hello
 from tests.node.fleets import PEER_PROTOCOL, Host
 
 DROP_SECONDS: Final = 10.0  # a stream that was silent for so long is broken, as for the real ones
@@ -25,6 +25,8 @@ class Streams:
         self._number_of: dict[tuple[str, str], int] = {}  # as this side knows it
         self._unnoticed: list[tuple[str, str, int]] = []  # host, other: its stream broke, it has to learn
         self.slow: set[tuple[str, str]] = set()  # nothing arrives for now
+        # In some runs streams break while a whole state is asked for, or on its way.
+        self._breaks = stage.dice.choice((0.0, 0.0, 0.3))
 
     def connect(self, one: str = "", other: str = "") -> bool:
         stage, fleet = self._stage, self._fleet
@@ -125,11 +127,15 @@ class Streams:
         self._stage.no_etcd.clear()
         self.slow.clear()
 
-    def slow_down(self, one: str = "") -> None:
+    def heal(self) -> None:
+        self.unblock()
+        self._breaks = 0.0
+
+    def slow_down(self, one: str = "", other: str = "") -> None:
         """What one node says to another is on its way for long."""
         names = sorted(self._fleet.hosts)
         one = one or self._stage.dice.choice(names)
-        other = self._stage.dice.choice([name for name in names if name != one])
+        other = other or self._stage.dice.choice([name for name in names if name != one])
         self._stage.say("slow", one, other)
         self.slow.add((one, other))
 
@@ -169,9 +175,12 @@ class Streams:
                 return False
         source, target = pair
         host = fleet.hosts[target]
-        if not runs(host) or pair in self.slow or not fleet.wires[pair]:
+        if not runs(host) or pair in self.slow or not fleet.wires.get(pair):
             return False
         frame = fleet.wires[pair].popleft()
+        if concerns_a_state(frame) and stage.dice.random() < self._breaks:
+            self.cut(source, target)
+            return True
         stage.heard[target, source] = fleet.now
         if stage.trace and frame:
             stage.say("deliver", *pair, describe(frame))
@@ -192,6 +201,10 @@ class Streams:
         for one, other in sorted(tuple(sorted(pair)) for pair in fleet.links):
             if min(stage.heard[one, other], stage.heard[other, one]) < limit:
                 self.cut(one, other)
+
+
+def concerns_a_state(frame: Frame) -> bool:
+    return bool(frame.pieces) or any(answer.verdict == NEEDS_STATE for answer in frame.answers)
 
 
 def describe(frame: Frame) -> str:

@@ -183,7 +183,7 @@ class Users:
     def work(self, user: User | None = None, *, honest: bool = False) -> bool:
         """A worker grabs, ends what it has, claims it elsewhere, or goes away."""
         user = user or self._some(worker=True)
-        if user is None or not runs(user.host):
+        if user is None or user not in self.users or not runs(user.host):
             return False
         self.listen()
         what = self._stage.dice.random()
@@ -261,11 +261,20 @@ class Users:
             raise Broken("a job was given out without a lease", f"{handle!r} by {user.host.name}")
         self._account.assigned(user.host, handle, stage.fleet.etcd.view, stage.fleet.now, kept=kept)
 
+    def _took(self, user: User, handle: bytes) -> None:
+        """A claim was granted: the job goes with this connection from now on, wherever the other one goes."""
+        if handle not in self._account.ran:
+            for other in self.users:
+                other.running.pop(handle, None)
+            user.running[handle] = None
+
     def _answered(self, user: User, asked: Asked, packet_type: int, body: bytes) -> None:
         expected = ANSWER_TO.get(asked.packet_type)
         if expected is not None:
             if packet_type != expected or body.split(b"\0", 1)[0] != asked.arguments[0]:
                 raise Broken("another answer", f"{packet_type} {body!r} answers {asked}")
+            if packet_type == wire.CLAIM_RES and body.endswith(b"\0kept"):
+                self._took(user, asked.arguments[0])
             return
         if packet_type == wire.ERROR:
             return
