@@ -38,6 +38,7 @@ class Asked:
     arguments: tuple[bytes, ...]
     at: float
     over: int  # how many jobs were over then
+    results: int  # how many results workers had brought
 
 
 @dataclass(eq=False)
@@ -66,6 +67,7 @@ class Users:
         self._claimed: set[bytes] = set()  # by another worker than the one that was given it
         self._submits = 0
         self.served: set[int] = set()  # slots of which a job was acknowledged
+        self._results: list[bytes] = []  # handles whose end a worker has told, in order
         self.latest = (b"", b"")  # function and unique of the last job that was acknowledged
         self._trying: User | None = None
         # With few keys most submits join a job.
@@ -126,7 +128,8 @@ class Users:
             return
         if self._stage.trace:
             self._stage.say("ask", user.host.name, packet_type, *arguments)
-        user.asked.append(Asked(packet_type, arguments, self._stage.fleet.now, len(self._account.over)))
+        over, results = len(self._account.over), len(self._results)
+        user.asked.append(Asked(packet_type, arguments, self._stage.fleet.now, over, results))
         user.client.send(packet_type, *arguments)
         self._account.watch(user.host, self._stage.fleet.now)
 
@@ -217,6 +220,7 @@ class Users:
                 self.leave(user)
         self._stage.say("result", carrier.host.name, handle)
         self._account.ran.add(handle)
+        self._results.append(handle)
         if dice.random() < 0.8:
             carrier.client.send(wire.WORK_COMPLETE, handle, b"r")
         else:
@@ -288,7 +292,9 @@ class Users:
         self._stage.say("acknowledged", body, asked.arguments)
         self.latest = (function, unique)
         ended = self._account.over.get(body)
-        over = ended is not None and ended < asked.over and not user.remember
+        # One that was over for others may have run here, too, and ended only after this was asked.
+        again = body in self._results[asked.results :]
+        over = ended is not None and ended < asked.over and not user.remember and not again
         if slot is not None:
             self.served.add(slot)
         self._account.acknowledge(body, function, unique, over)
