@@ -291,6 +291,24 @@ def test_rule_3_a_join_is_not_confirmed_by_a_primary_that_was_deposed() -> None:
     assert successor.node.context.find_handle(handle) is not None
 
 
+def test_rule_3_a_join_is_not_confirmed_by_a_primary_that_reaches_nobody() -> None:
+    # For all it knows, another has taken over, and the job is over.
+    fleet = SmallFleet(3).start()
+    host = fleet.host_of(b"f", UNIQUE)
+    first, second = host.connect(), host.connect()
+    first.send(wire.SUBMIT_JOB_BG, b"f", UNIQUE, b"p")
+    fleet.settle()
+    first.take()
+    fleet.etcd.up = False
+    for other in fleet.hosts.values():
+        if other is not host:
+            fleet.blocked.add(frozenset((host.name, other.name)))
+            fleet.cut(host.name, other.name)
+    second.send(wire.SUBMIT_JOB_BG, b"f", UNIQUE, b"p")
+    fleet.settle()
+    assert second.take() == []
+
+
 # ---- rules 4 and 5: not around a silent member; refused when it takes too long
 
 
@@ -480,6 +498,30 @@ def test_rule_7_each_stream_is_compared_anew() -> None:
     settle(a, b, c)
     assert committed(a, group)
     assert b.living(SLOT) == a.living(SLOT)
+
+
+def test_rule_7_a_tail_that_waited_for_a_state_is_compared_again_in_the_same_epoch() -> None:
+    # a had a job that it never committed; b's log parts before it, and a has to be sent a whole state. The
+    # stream breaks before that comes; meanwhile b's log has become as long as a's.
+    a, b, c = trio()
+    kept, _ = submit(a)
+    settle(a, b, c)
+    cut_link(a, b)
+    cut_link(a, c)
+    lost, _ = submit(a)
+    a.write_all()
+    b.lead(SLOT, 2, "bc", learners="a")
+    settle(b, c)
+    connect(a, b)
+    a.receive(b, b.frame_for(a))
+    a.write_all()
+    assert [answer.verdict for answer in a.frame_for(b).answers] == [NEEDS_STATE]
+    cut_link(a, b)
+    later, _ = submit(b)
+    settle(b, c)
+    connect(a, b)
+    settle(a, b, c)
+    assert a.living(SLOT) == {kept, later}, f"the lost one is {lost!r}"
 
 
 def state_of(epoch: int, numbers: int) -> bytes:
