@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos_tests.sim.mutations import MUTATIONS, NOT_FOUND_YET, DoesNotApply, Edit, Mutation, applied, find
+from chaos_tests.sim.mutations import MUTATIONS, DoesNotApply, Edit, Mutation, applied, fails, find
 from cluster.replication.replicator import Replicator
 
 QUICK = (
@@ -27,10 +27,24 @@ def test_a_defect_is_found(name: str) -> None:
     assert result.good, result
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS + NOT_FOUND_YET, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_mutation_still_fits_the_code(mutation: Mutation) -> None:
     with applied(mutation):
         pass
+
+
+@pytest.mark.parametrize(
+    "mutation", [mutation for mutation in MUTATIONS if mutation.script], ids=lambda mutation: mutation.name
+)
+def test_a_scripted_history_goes_wrong_with_its_mutation_and_not_without(mutation: Mutation) -> None:
+    assert not fails(mutation.script)
+    with applied(mutation):
+        assert fails(mutation.script)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_each_mutation_has_seeds_or_a_script(mutation: Mutation) -> None:
+    assert mutation.seeds or mutation.script
 
 
 def test_a_mutation_is_gone_afterwards() -> None:

@@ -112,6 +112,17 @@ def test_rule_2_a_member_that_follows_another_says_so_although_it_is_sent_nothin
     assert a.rejected == [SLOT]
 
 
+def test_rule_2_a_primary_that_is_not_listed_any_more_learns_it_from_those_who_follow_another() -> None:
+    # It was away from etcd, not from the others, until its place was given away. Nobody offers it anything.
+    a, b, c = trio()
+    b.lead(SLOT, 2, "bc")
+    settle(b, c)
+    a.promise(SLOT)
+    a.turn()
+    settle(a, b, c)
+    assert a.rejected == [SLOT]
+
+
 # ---- rule 3: both sets count; promises wait for a group begun after them
 
 

@@ -92,6 +92,7 @@ class Simulation:
             (users.go, 1),
             (etcd.late_swap, 4),
             (self.late_view, 8),
+            (self.overtake, 5),
             (streams.notice, 6),
         ]
         troubles: list[tuple[Callable[[], object], float]] = [
@@ -133,24 +134,26 @@ class Simulation:
             dice.choice((streams.deliver, streams.deliver, streams.send, nodes.write, nodes.turn))()
             self.check()
 
-    def calm(self, rounds_max: int = 5, idle: Host | None = None) -> None:
-        """Everybody gets on with it, as far as the troubles let them, but for the workers of one node."""
+    def calm(self, rounds_max: int = 5) -> None:
+        """Everybody gets on with it, as far as the troubles let them."""
         work = self.stage.dice.choice((-1.0, 0.3, 1.0))  # how many of the workers do something
         for _ in range(self.stage.dice.randint(1, rounds_max)):
-            self.round(work=work, outcome="", idle=idle)
+            self.round(work=work, outcome="")
             self.check()
 
     def press(self, host: Host) -> None:
-        """Jobs for a node that does not know what its swap has come to; and not everybody hears of them: best
-        of all somebody of whom it may have forgotten that his disk counts."""
+        """Sometimes: jobs for a node that does not know what its swap has come to; and not everybody hears of
+        them, best of all somebody of whom it may have forgotten that his disk counts."""
         dice = self.stage.dice
         doubtful = self.etcd.doubtful(host)
+        if dice.random() >= self._malice * (2 if doubtful else 1):
+            return
         if dice.random() < 0.5:
             self.etcd.see_again(host)
         self.streams.slow_down(host.name, dice.choice(doubtful) if doubtful else "")
-        for _ in range(dice.randint(1, 3)):
+        for _ in range(dice.randint(1, 6)):
             self.users.submit(host)
-        if dice.random() < 0.5:
+        if dice.random() < 0.3:
             self.flow()
         else:
             for _ in range(4):
@@ -163,12 +166,11 @@ class Simulation:
         self.etcd.propose()
         if self.etcd.unsure is not None:
             host, self.etcd.unsure = self.etcd.unsure, None
-            if self.stage.dice.random() < self._malice:
-                self.press(host)
+            self.press(host)
 
     def late_view(self) -> None:
         host = self.etcd.late_view()
-        if host is not None and self.stage.dice.random() < self._malice:
+        if host is not None:
             self.press(host)
 
     def time(self, seconds: float = 0.0) -> None:
@@ -191,13 +193,33 @@ class Simulation:
         elif (host := self._primary_of_latest() or self.stage.some_host()) is not None:
             self.streams.isolate(host.name)
             self.etcd.declare_dead(host)
-            self.calm(rounds_max=12, idle=dice.choice((None, host)))
+            self.calm(rounds_max=12)
             if dice.random() < 0.3:
                 for _ in range(3):
                     self.time(2.5)
             self.users.rush(host)
         if dice.random() < 0.3:
             self.calm()
+
+    def overtake(self) -> None:
+        """Sometimes: a node reaches nobody any more, and has nothing to do; others lead its slots and end its
+        jobs; then its clients come back to it."""
+        host = self._primary_of_latest()
+        if host is None or self.stage.dice.random() >= self._malice or not self.stage.fleet.etcd.up:
+            return
+        self.streams.unblock()
+        self.nodes.mend_disks()
+        for other in self.stage.fleet.living():
+            self.users.come(host=host)
+            self.users.come(worker=True, host=other)
+        self.traffic()
+        self.streams.isolate(host.name, "etcd and nodes")
+        self.etcd.declare_dead(host)
+        for _ in range(self.stage.dice.randint(8, 14)):
+            self.round(idle=host)
+            self.check()
+        self.users.rush(host)
+        self.traffic()
 
     def _primary_of_latest(self) -> Host | None:
         """Of the job that was acknowledged last."""
@@ -264,8 +286,7 @@ class Simulation:
                 self.etcd.propose(host, outcome=outcome)
                 if host is self.etcd.unsure:
                     self.etcd.unsure = None
-                    if dice.random() < self._malice:
-                        self.press(host)
+                    self.press(host)
         did |= self.traffic()
         for user in list(self.users.users):
             if user.worker and work >= dice.random() and user.host is not idle:

@@ -101,13 +101,13 @@ class Streams:
         if not self._fleet.blocked:
             self._block(*self._stage.dice.sample(sorted(self._fleet.hosts), 2))
 
-    def isolate(self, name: str = "") -> None:
+    def isolate(self, name: str = "", what: str = "") -> None:
         """A node does not reach etcd, or no other node, or neither; its clients reach it."""
         if self._fleet.blocked or self._stage.no_etcd:
             return
         stage = self._stage
         name = name or stage.dice.choice(sorted(self._fleet.hosts))
-        what = stage.dice.choice(("etcd", "nodes", "etcd and nodes"))
+        what = what or stage.dice.choice(("etcd", "nodes", "etcd and nodes"))
         stage.say("isolate", name, "from", what)
         if "etcd" in what:
             stage.no_etcd.add(name)

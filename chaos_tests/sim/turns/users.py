@@ -68,7 +68,7 @@ class Users:
         self._submits = 0
         self.served: set[int] = set()  # slots of which a job was acknowledged
         self._results: list[bytes] = []  # handles whose end a worker has told, in order
-        self.latest = (b"", b"")  # function and unique of the last job that was acknowledged
+        self.latest = (b"", b"")  # key of the last job with one that was acknowledged: function, unique
         self._trying: User | None = None
         # With few keys most submits join a job.
         self._keys = stage.dice.sample(KEYS, stage.dice.choice((1, 3, 16)))
@@ -160,12 +160,12 @@ class Users:
 
     def rush(self, host: Host) -> None:
         """Its clients and workers want something of it, all at once: first the latest job once more."""
-        user = self._some(worker=False, host=host)
-        if user is not None and self.latest[1]:
-            self._submits += 1
-            self.ask(user, wire.SUBMIT_JOB_BG, *self.latest, b"%d" % self._submits)
-            for _ in range(self._stage.dice.randint(0, 2)):
-                self.submit(host)
+        for user in [user for user in self.users if not user.worker and user.host is host]:
+            if self.latest[1]:
+                self._submits += 1
+                self.ask(user, wire.SUBMIT_JOB_BG, *self.latest, b"%d" % self._submits)
+        for _ in range(self._stage.dice.randint(0, 2)):
+            self.submit(host)
         for user in list(self.users):
             if user.worker and user.host is host:
                 self.work(user)
@@ -290,7 +290,8 @@ class Users:
             user.awaited.add(body)
             return
         self._stage.say("acknowledged", body, asked.arguments)
-        self.latest = (function, unique)
+        if unique:
+            self.latest = (function, unique)
         ended = self._account.over.get(body)
         # One that was over for others may have run here, too, and ended only after this was asked.
         again = body in self._results[asked.results :]
