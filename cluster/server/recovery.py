@@ -240,7 +240,8 @@ def plan_restore(fleet: str, saved: Sequence[Saved], without: Collection[str] = 
         raise RestoreRefused(
             f"the fleet has two histories: that of {newest.source} does not continue that of "
             f"{', '.join(others)}. Nodes went on with a restored etcd, and each side may have jobs that the "
-            "other has not. Leave one side out, with --without for its nodes"
+            "other has not. Leave one side out: say --without for its nodes, and start them with empty data "
+            "directories"
         )
     names = newest.map.names
     unknown = set(without) - set(names.values())

@@ -14,7 +14,7 @@ from random import Random
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
-from chaos_tests.sim.shell.disk import File, SimPath
+from chaos_tests.sim.shell.disk import Directory, File, SimPath
 from chaos_tests.sim.shell.network import ListeningSocket
 from cluster.server import Settings
 from cluster.server.errors import StartError
@@ -118,6 +118,12 @@ class Node:
     def running(self) -> bool:
         """There is a process."""
         return self.process is not None and self.process.alive
+
+    def wipe(self) -> None:
+        """An operator gives it an empty directory."""
+        self.host.disk.root = Directory()
+        self.damaged = True
+        self.world.say("wipe", self.name)
 
     def start(self) -> None:
         assert not self.running

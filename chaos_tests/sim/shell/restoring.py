@@ -7,6 +7,7 @@ starts the nodes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,7 @@ class Restoring:
         self._backup = backup
         self._over = over
         self._saved: dict[str, Saved] = {}
+        self._without: list[str] = []
 
     def strike(self, patience_seconds: float) -> None:
         """Now; the operator comes after this time."""
@@ -101,7 +103,7 @@ class Restoring:
     async def _write(self, saved: list[Saved]) -> None:
         options = EtcdOptions(parse_endpoints(self._run.etcd.endpoints), 0.5)
         try:
-            plan = plan_restore(FLEET, saved)
+            plan = plan_restore(FLEET, saved, self._without)
             if plan.lost:
                 self._world.fail(f"the restored map has slots without a copy: {plan.lost}")
             await restore(options, plan)
@@ -114,10 +116,25 @@ class Restoring:
                 self._start_all()
             elif "is up" in str(error) or "at the same moment" in str(error):
                 self._again(self._plan)
+            elif "two histories" in str(error):
+                self._leave_one_out()
+                self._again(self._plan)
             else:
                 raise
         else:
             self._start_all()
+
+    def _leave_one_out(self) -> None:
+        """The node that went on with the old map; alone it can have acknowledged nothing."""
+        for node in self._run.nodes:
+            others = [each for name, each in self._saved.items() if name != node.name and each.fleet]
+            with contextlib.suppress(RestoreRefused):
+                plan_restore(FLEET, others, [node.name])
+                self._without.append(node.name)
+                del self._saved[node.name]
+                node.wipe()
+                return
+        self._world.fail("no single node makes the two histories")
 
     def _start_all(self) -> None:
         self._world.say("operator starts all nodes")

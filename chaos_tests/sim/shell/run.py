@@ -20,7 +20,7 @@ from chaos_tests.sim.shell.etcd_members import EtcdMembers
 from chaos_tests.sim.shell.fleet import RECLAIM_SECONDS, Node
 from chaos_tests.sim.shell.kernel import Broken, World
 from chaos_tests.sim.shell.replaced import SLOTS
-from chaos_tests.sim.shell.troubles import Trouble, Troubles, schedule, wipe
+from chaos_tests.sim.shell.troubles import Trouble, Troubles, schedule
 from chaos_tests.sim.shell.users import Client, Told, Worker
 from chaos_tests.sim.shell.workload import HAClient, HAWorker
 from chaos_tests.sim.turns.account import Account
@@ -171,7 +171,7 @@ class Run:
     def _exited(self, node: Node) -> None:
         fault = self.history.fault("exit", node.name, note=node.reason)
         if "is damaged" in node.reason or "no identity file" in node.reason:
-            wipe(node)
+            node.wipe()
         pause = self.dice.uniform(*RESTART_SECONDS)
 
         def restart() -> None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from chaos_tests.sim.shell.disk import Directory
-from chaos_tests.sim.shell.fleet import DATA, LEASE_SECONDS, Node
+from chaos_tests.sim.shell.fleet import LEASE_SECONDS, Node
 from chaos_tests.sim.shell.restoring import Restoring
 from cluster.drill.history import Kind
 
@@ -477,10 +476,3 @@ class Troubles:
         for event in list(history.events):
             if event.kind is Kind.FAULT and event.fault not in healed and "all" not in event.touches:
                 history.healed(event.fault)
-
-
-def wipe(node: Node) -> None:
-    """An operator gives a node with a damaged disk an empty directory."""
-    node.host.disk.root = Directory()
-    node.damaged = True
-    node.world.say("wipe", node.name, DATA)
