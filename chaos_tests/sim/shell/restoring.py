@@ -1,8 +1,9 @@
 """etcd is restored from a backup, or wiped, and an operator mends it (rule 15).
 
-Each node that sees it stops, and no supervisor starts it again. The operator stops all nodes, waits until
-their keys have run out, reads every data directory, writes the newest map (`gearfleet fleet restore`), and
-starts the nodes.
+Each node that sees it stops, and its supervisor starts it again. The operator stops all nodes and their
+supervisors, waits until their keys have run out, reads every data directory, writes the newest map
+(`gearfleet fleet restore`), and starts the nodes. A node that saw nothing may have gone on from the old map:
+it is left out, and begins with nothing.
 """
 
 from __future__ import annotations
@@ -40,9 +41,6 @@ class Restoring:
         """Now; the operator comes after this time."""
         self._world.say("etcd restored", "wiped" if self._backup is None else self._backup.revision)
         self._run.map_is_lost = True
-        for node in self._run.nodes:
-            # A node that has not seen what was lost would go on from the old map, and could bring others to.
-            node.wanted = False
         self._run.etcd.restore(self._backup)
         self._world.after(patience_seconds, self._stop_all)
 
@@ -52,6 +50,7 @@ class Restoring:
     def _stop_all(self) -> None:
         self._world.say("operator stops all nodes")
         for node in self._run.nodes:
+            node.wanted = False
             if not node.host.up:
                 node.host.power_on()
             if node.running and node.process is not None:
