@@ -65,6 +65,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
+from chaos_tests.sim.worlds import Broken
+
 if TYPE_CHECKING:
     from chaos_tests.sim.shell.disk import Disk, JournalWatcher
     from chaos_tests.sim.shell.network import Network
@@ -75,10 +77,6 @@ CALLBACK_SECONDS: Final = 5e-6  # how far each callback moves the time
 
 _set_running_loop = asyncio_events._set_running_loop
 _unregister_task = asyncio.tasks._unregister_task
-
-
-class Broken(AssertionError):
-    """A promise was broken, in a run that can be had again by its seed."""
 
 
 class Killed(BaseException):
@@ -247,7 +245,8 @@ class World:
                 if not event._cancelled:
                     self._fire(event)
             if self.failure is not None:
-                raise Broken(self.failure) from self.error
+                rule, _, text = self.failure.partition(": ")
+                raise Broken(rule, text) from self.error
             if runnable:
                 count = len(runnable)
                 index = int(pick() * count) if count > 1 else 0

@@ -18,12 +18,13 @@ from aetcd import rpc  # type: ignore[import-untyped]
 
 from chaos_tests.sim.shell.etcd_members import EtcdMembers
 from chaos_tests.sim.shell.fleet import RECLAIM_SECONDS, Node
-from chaos_tests.sim.shell.kernel import Broken, World
+from chaos_tests.sim.shell.kernel import World
 from chaos_tests.sim.shell.replaced import SLOTS
 from chaos_tests.sim.shell.troubles import Trouble, Troubles, schedule
 from chaos_tests.sim.shell.users import Client, Told, Worker
 from chaos_tests.sim.shell.workload import HAClient, HAWorker
 from chaos_tests.sim.turns.account import Account
+from chaos_tests.sim.worlds import Broken
 from cluster.drill.checker import Verdict, check
 from cluster.drill.history import History
 from cluster.placement import View, decode_map
@@ -119,11 +120,12 @@ class Run:
             world.run(TROUBLED_SECONDS)
             self.troubles.heal()
             if not world.run_until(self._at_rest, HEALED_SECONDS_MAX):
-                raise Broken(f"no rest after healing: {self._owed()}")
+                raise Broken("no rest after healing", self._owed())
             self._check()
             verdict = check(self.history, drained=True)
             if not verdict.valid:
-                raise Broken("; ".join(verdict.problems))
+                kinds = [problem.partition(": ")[0].lstrip("0123456789 ") for problem in verdict.problems]
+                raise Broken(", ".join(kinds), "; ".join(verdict.problems))
             self._time.world = None
             return Result(
                 world.seed,

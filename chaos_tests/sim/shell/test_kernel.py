@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from chaos_tests.sim.shell.kernel import Broken, Process, World
+from chaos_tests.sim.shell.kernel import Process, World
 from chaos_tests.sim.shell.network import End
+from chaos_tests.sim.worlds import Broken
 
 
 def two_processes(seed: int = 1) -> tuple[World, Process, Process]:
