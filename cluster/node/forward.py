@@ -299,6 +299,9 @@ class Forwarder:
             self._refuse(request, reason)
             return
         if self.parked_count >= PARKED_REQUESTS_MAX or self.parked_bytes > PARKED_BYTES_MAX:
+            if result:
+                # Not to be claimed: it is run again.
+                self.guests.pop(request.body.split(b"\0", 1)[0], None)
             self._refuse(request, "too many jobs wait for a new primary of their slots; try again later")
             return
         if not request.due:
@@ -370,14 +373,14 @@ class Forwarder:
             self._dispatch(request)
 
     def expire(self, now: float) -> None:
-        """What was parked for too long is refused."""
+        """What was parked for too long is refused; results, for which nobody waits, are kept."""
         for slot in list(self.parked):
             waiting = self.parked[slot]
             reason = self._fleet.refusal_of(slot)
             kept: deque[Request] = deque()
             for request in waiting:
                 result = request.packet_type in WORK_RESULTS
-                if request.due > now and (reason is None or result):
+                if result or (request.due > now and reason is None):
                     kept.append(request)
                     continue
                 self.parked_count -= 1

@@ -302,3 +302,28 @@ def test_a_foreground_job_that_nobody_runs_does_not_stay_at_a_node_that_drains(
     ends = {(wire.WORK_COMPLETE, handle + b"\0result of " + kept)}
     ends.add((wire.WORK_COMPLETE, reduced_handle + b"\0result of " + reduced))
     assert set(client.take()) == ends
+
+
+def test_a_result_waits_for_as_long_as_its_node_does_not_know_who_leads_the_slot() -> None:
+    """Given a job that runs at a node that others have deposed and that does not reach etcd; when its result
+    comes, and nobody can be told of it for longer than a request is kept; then it still counts. (Else the node
+    would go on claiming the job for a worker that is through with it, and it would never end.)"""
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = worker_at(leader)
+    assert grabs(worker) == handle
+    fleet.settle()
+    leader.frozen = True
+    fleet.etcd.delete(leader.name)
+    fleet.settle()
+    fleet.etcd.up = False
+    leader.frozen = False
+    fleet.settle()
+
+    worker.send(wire.WORK_COMPLETE, handle, b"result")
+    fleet.pass_time(leader.part.settings.park_seconds + 1)
+    fleet.etcd.up = True
+    fleet.settle()
+
+    assert not any(handle in host.node.ledger.tables[slot].jobs for host in fleet.living())

@@ -51,6 +51,7 @@ class User:
     remember: bool = False
     worker: bool = False
     awaited: set[bytes] = field(default_factory=set)  # foreground jobs whose end it has yet to be told
+    taken: dict[bytes, User] = field(default_factory=dict)  # jobs that it claimed; from which connection
 
     @property
     def host(self) -> Host:
@@ -93,15 +94,22 @@ class Users:
     def leave(self, user: User) -> None:
         host = user.host
         self._stage.say("user leaves", host.name)
-        self.users.remove(user)
+        self._remove(user)
         self._stage.turn(host, lambda: host.node.disconnected(user.client.connection))
+
+    def _remove(self, user: User) -> None:
+        self.users.remove(user)
+        for handle, other in user.taken.items():
+            # The worker itself is there as long as one of its connections.
+            if handle in user.running and other in self.users:
+                other.running[handle] = None
 
     def stopped(self, host: Host) -> None:
         """Most of its clients and workers go to another node; workers keep what they run."""
         for user in [user for user in self.users if user.host is host]:
             other = self._stage.some_host()
             if other is None or self._stage.dice.random() < 0.2:
-                self.users.remove(user)
+                self._remove(user)
             else:
                 user.asked.clear()
                 user.awaited.clear()
@@ -269,7 +277,9 @@ class Users:
         """A claim was granted: the job goes with this connection from now on, wherever the other one goes."""
         if handle not in self._account.ran:
             for other in self.users:
-                other.running.pop(handle, None)
+                if other is not user and handle in other.running:
+                    del other.running[handle]
+                    user.taken[handle] = other
             user.running[handle] = None
 
     def _answered(self, user: User, asked: Asked, packet_type: int, body: bytes) -> None:
