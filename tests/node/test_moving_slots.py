@@ -306,8 +306,8 @@ def test_a_foreground_job_that_nobody_runs_does_not_stay_at_a_node_that_drains(
 
 def test_a_result_waits_for_as_long_as_its_node_does_not_know_who_leads_the_slot() -> None:
     """Given a job that runs at a node that others have deposed and that does not reach etcd; when its result
-    comes, and nobody can be told of it for longer than a request is kept; then it still counts. (Else the node
-    would go on claiming the job for a worker that is through with it, and it would never end.)"""
+    comes, and nobody can be told of it for longer than a request is kept; then it still counts. Else the node
+    would go on claiming the job for a worker that is through with it, and it would never end."""
     fleet = SmallFleet(3)
     fleet.start()
     leader, handle, slot = job_at(fleet)
