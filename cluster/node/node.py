@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from cluster.jobs import FOREGROUND, PENDING, QUEUED
+from cluster.jobs import FOREGROUND, PENDING, QUEUED, SCHEDULED
 from cluster.node.admin import AdminVerbs
 from cluster.node.client import ClientVerbs
 from cluster.node.connection import Connection, Held
@@ -184,10 +184,12 @@ class Node:
         for job in context.scheduled.take_due(context.wall_seconds, TIMERS_PER_TURN):
             if job.options is not None and job.options.cron is not None:
                 self.clients.fire(job)
-            elif job.state != PENDING:
+            elif job.state == SCHEDULED:
                 self.ledger.enqueue(job)
-        for job, _, _ in context.limits.take_due(context.monotonic_seconds, TIMERS_PER_TURN):
-            self.workers.expire(job)
+        for job, deliveries, state in context.limits.take_due(context.monotonic_seconds, TIMERS_PER_TURN):
+            # Not for one that is due twice: what the first time has queued again has not run too long.
+            if job.state == state and job.deliveries == deliveries:
+                self.workers.expire(job)
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `tick` is wanted: Unix time, monotonic time (seconds)."""

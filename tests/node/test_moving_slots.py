@@ -327,3 +327,26 @@ def test_a_result_waits_for_as_long_as_its_node_does_not_know_who_leads_the_slot
     fleet.settle()
 
     assert not any(handle in host.node.ledger.tables[slot].jobs for host in fleet.living())
+
+
+def test_a_job_whose_worker_was_waited_for_twice_is_run_again_and_has_not_failed() -> None:
+    """Given a job that waits for its worker since a takeover, and since its slot was nearly handed over; when
+    its primary stands still until both times are over."""
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    assert grabs(worker_at(leader)) == handle
+    fleet.settle()
+    leader.crash()
+    fleet.etcd.delete(leader.name)
+    fleet.settle()
+    assert fleet.etcd.view.map is not None
+    heir = fleet.hosts[fleet.etcd.view.map.slots[slot].primary]
+    fleet.pass_time(0.5)
+    heir.turn(lambda: heir.part.pause([slot]))
+    heir.turn(lambda: heir.part._resume([slot]))
+
+    fleet.pass_time(10, step=10)
+
+    assert len(heir.node.context.limits.heap) == 0
+    assert grabs(worker_at(heir)) == handle
