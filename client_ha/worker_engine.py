@@ -24,6 +24,7 @@ In a fleet the job may have gone to another node, so a run without its connectio
 
 The result, should it be there already, waits for "kept" too: so it goes to one node, and never to two. Runs
 of a node that the map calls down are claimed while its connection still stands; first come, first served.
+When the result comes first, it is sent there, and to who grants the claim that is still open: that one waits.
 """
 
 import asyncio
@@ -270,7 +271,7 @@ class WorkerEngine:
         connection = run.connection
         self._gone.pop(run.handle, None)
         late = run.late_key is not None
-        if late and (connection is not None or run.replaced or packet is None):
+        if late and (run.replaced or packet is None or (connection is not None and not run.asked)):
             self._not_late(run)  # its server is there after all; or there is nothing to deliver
             late = False
         if run.replaced:
@@ -283,6 +284,9 @@ class WorkerEngine:
                 peer.giving_back = True
             else:
                 self._send_result(connection, peer, run, packet)
+                if late:
+                    # Another node is being asked. If it grants the job, it wants the result of who asked.
+                    run.packet, run.sent = packet, True
             if peer.giving_back and not peer.running:
                 connection.close("gives a job back")
         elif late:

@@ -309,6 +309,32 @@ async def test_a_node_that_is_down_by_the_map_but_still_connected_keeps_what_nob
 
 
 @in_loop
+async def test_a_result_that_crosses_with_the_grant_of_its_claim_goes_to_both_nodes(quick: Timing) -> None:
+    """Who granted the claim waits for the result of this worker, and takes it from nobody else."""
+    async with FakeFleet(3) as fleet, working(fleet, quick, concurrency=2) as (worker, gate, desk):
+        _, b, c = fleet.nodes
+        await given(desk, gate, b)
+        await given(desk, gate, b, b"H:x:1.3.8")
+        fleet.states[1] = "down"
+        fleet.primaries[1] = 2
+        fleet.tell()
+        await desk.claimed(c, SLOT_1)
+        await desk.claimed(c, b"H:x:1.3.8")
+        gate.free.release()
+        gate.free.release()
+        assert await desk.next(b) == (WORK_COMPLETE, [SLOT_1, b"done p"])
+        assert await desk.next(b) == (WORK_COMPLETE, [b"H:x:1.3.8", b"done p"])
+        desk.say(c, SLOT_1, b"kept")
+        desk.say(c, b"H:x:1.3.8", b"gone")  # the result came first: that is all
+        assert await desk.next(c) == (WORK_COMPLETE, [SLOT_1, b"done p"])
+        await given(desk, gate, c, b"H:x:1.3.9")
+        gate.free.release()
+        assert await desk.next(c) == (WORK_COMPLETE, [b"H:x:1.3.9", b"done p"])
+        assert worker.stats.dropped == 0
+        assert worker.stats.jobs == 3
+
+
+@in_loop
 async def test_nothing_is_grabbed_from_a_draining_node_and_what_runs_there_is_finished(
     quick: Timing,
 ) -> None:
