@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, TypeVar
 
@@ -38,12 +38,14 @@ class Timers(Generic[Item]):
             heappop(heap)
         return heap[0][0] if heap else None
 
-    def take_due(self, now: float, count_max: int) -> list[Item]:
-        """Remove and return at most `count_max` living items that are due, earliest first."""
-        due: list[Item] = []
-        heap = self.heap
-        while heap and len(due) < count_max and heap[0][0] <= now:
-            when, _, item = heappop(heap)
+    def take_due(self, now: float, count_max: int) -> Iterator[Item]:
+        """Remove and give out at most `count_max` living items that are due, earliest first.
+
+        Each is looked at when it is its turn: what an earlier one has cancelled is not given out.
+        """
+        count = 0
+        while count < count_max and self.heap and self.heap[0][0] <= now:
+            when, _, item = heappop(self.heap)
             if self._alive(item, when):
-                due.append(item)
-        return due
+                count += 1
+                yield item

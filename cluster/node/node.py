@@ -186,10 +186,8 @@ class Node:
                 self.clients.fire(job)
             elif job.state == SCHEDULED:
                 self.ledger.enqueue(job)
-        for job, deliveries, state in context.limits.take_due(context.monotonic_seconds, TIMERS_PER_TURN):
-            # Not for one that is due twice: what the first time has queued again has not run too long.
-            if job.state == state and job.deliveries == deliveries:
-                self.workers.expire(job)
+        for job, _, _ in context.limits.take_due(context.monotonic_seconds, TIMERS_PER_TURN):
+            self.workers.expire(job)
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `tick` is wanted: Unix time, monotonic time (seconds)."""

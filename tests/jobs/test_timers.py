@@ -19,8 +19,8 @@ def test_the_earliest_is_first_and_equals_keep_their_order() -> None:
     for when, item in ((5, "c"), (1, "a"), (5, "d"), (3, "b")):
         due.add(when, item)
     assert due.next_due() == 1
-    assert due.take_due(0.9, 10) == []
-    assert due.take_due(5, 10) == ["a", "b", "c", "d"]
+    assert list(due.take_due(0.9, 10)) == []
+    assert list(due.take_due(5, 10)) == ["a", "b", "c", "d"]
     assert due.next_due() is None
 
 
@@ -28,9 +28,9 @@ def test_no_more_than_asked_for_at_once() -> None:
     due = timers()
     for item in "abc":
         due.add(1, item)
-    assert due.take_due(1, 2) == ["a", "b"]
+    assert list(due.take_due(1, 2)) == ["a", "b"]
     assert due.next_due() == 1
-    assert due.take_due(1, 2) == ["c"]
+    assert list(due.take_due(1, 2)) == ["c"]
 
 
 def test_what_does_not_count_any_more_is_never_seen() -> None:
@@ -40,8 +40,38 @@ def test_what_does_not_count_any_more_is_never_seen() -> None:
         due.add(when, item)
     assert due.next_due() == 1
     dead.add("b")
-    assert due.take_due(9, 1) == ["d"]
+    assert list(due.take_due(9, 1)) == ["d"]
     assert due.heap == []
+
+
+def test_what_an_earlier_item_has_cancelled_is_not_given_out() -> None:
+    dead: set[object] = set()
+    due = timers(dead)
+    for item in ("a", "b", "c"):
+        due.add(1, item)
+    taken = []
+    for item in due.take_due(1, 10):
+        taken.append(item)
+        dead.add("b")
+    assert taken == ["a", "c"]
+    assert due.heap == []
+
+
+def test_items_may_be_added_while_others_are_taken_also_when_the_dead_are_swept() -> None:
+    dead: set[object] = {str(number) for number in range(DEAD_BEFORE_SWEEP - 3)}
+    due = timers(dead)
+    for item in ("a", "b"):
+        due.add(1, item)
+    for item in dead:
+        due.add(2, str(item))
+    taken = []
+    for item in due.take_due(1, 10):
+        taken.append(item)
+        due.add(5, item * 2)
+        due.add(5, item * 3)
+    assert taken == ["a", "b"]
+    assert len(due.heap) == 4
+    assert list(due.take_due(5, 10)) == ["aa", "aaa", "bb", "bbb"]
 
 
 def test_the_dead_are_swept_when_they_are_the_greater_part() -> None:
@@ -62,5 +92,5 @@ def test_taken_is_all_that_is_due_and_alive(entries: list[tuple[int, bool]], now
     for index, (when, _) in enumerate(entries):
         due.add(when, str(index))
     expected = sorted((when, index) for index, (when, alive) in enumerate(entries) if alive)
-    assert due.take_due(now, 1000) == [str(index) for when, index in expected if when <= now]
+    assert list(due.take_due(now, 1000)) == [str(index) for when, index in expected if when <= now]
     assert due.next_due() == next((when for when, _ in expected if when > now), None)
