@@ -27,9 +27,10 @@ from zlib import crc32
 
 from benchmarks.fleet_load import LoopInThread
 from chaos_tests.live.stock import StockProcess, need_stock, stock_client, stock_worker
-from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext, JobFailed
+from client_ha import AsyncHAClient, AsyncHAWorker, JobContext, JobFailed
 from client_ha.flight import Priority
 from cluster.drill.history import History
+from cluster.drill.recorded import Recorder
 from tests.support.waiting import eventually
 
 SLOTS: Final = 1024
@@ -102,6 +103,7 @@ class Workload:
         self.under_way = 0  # runs that have begun and not ended
         self.problems: list[str] = []  # that no history shows
         self._roads = roads
+        self._recorder = Recorder(history, roads.node_at)
         self._dice = random.Random(self.shape.seed)
         self._payload = bytes(self.shape.payload_bytes)
         self._numbers = itertools.count()
@@ -272,17 +274,11 @@ class Workload:
         function = self.functions[2]
         while not self._stop.is_set():
             unique = f"a{next(self._numbers):06d}"
-            call = self.history.submit(f"{function}/{unique}")
-            try:
-                job = await client.submit(function, unique, unique=unique, timeout=SUBMIT_SECONDS)
-                result = await job.result()
-            except GearfleetError as error:
-                self.history.unknown(call, str(error))
-            else:
-                self.history.ack(call, handle=job.handle or "", node=self._roads.node_at(job.server or ""))
-                self.history.result(call, text=result.decode())
-                if result.decode() != unique:
-                    self.problems.append(f"the result of {function}/{unique} is {result!r}")
+            end = await self._recorder.foreground(
+                client, function, unique, unique.encode(), timeout_seconds=SUBMIT_SECONDS
+            )
+            if end is not None and end != unique.encode():
+                self.problems.append(f"the end of {function}/{unique} is {end!r}")
             await self._pause(ASK_PERIOD_SECONDS)
 
     async def _call(
@@ -293,40 +289,28 @@ class Workload:
             priority = "normal"
             later = 1 + self._dice.randrange(SCHEDULED_SECONDS_MAX)
             at = self._not_before.setdefault(f"{function}/{unique}", int(time.time()) + later)
-        call = self.history.submit(f"{function}/{unique}", priority=priority, order=order)
-        try:
-            job = await client.submit(
-                function, self._payload, unique=unique, priority=priority, background=True, at=at
-            )
-        except GearfleetError as error:
-            # Also a refusal: it may be that of a second try, and the first one was taken.
-            self.history.unknown(call, str(error))
-        else:
-            self.history.ack(call, handle=job.handle or "", node=self._roads.node_at(job.server or ""))
+        job = await self._recorder.background(
+            client, function, unique, self._payload, priority=priority, order=order, at=at
+        )
+        if job is not None:
             self.acknowledged += 1
 
     # ---- the work
 
     def _task(self, worker: str) -> Callable[[JobContext], Coroutine[Any, Any, bytes]]:
         async def run(job: JobContext) -> bytes:
-            key = f"{job.function}/{job.unique}"
-            about = {"worker": worker, "handle": job.handle, "node": self._roads.node_at(job.server)}
-            self.history.run(key, **about)
-            if time.time() < self._not_before.get(key, 0):
-                self.problems.append(f"{key} ran before its time")
-            self.under_way += 1
-            mean_seconds = ORDERED_JOB_SECONDS if worker == ORDERED_WORKER else self.shape.job_seconds
-            try:
-                await asyncio.sleep(mean_seconds * 2 * self._dice.random())
-            except asyncio.CancelledError:
-                self.history.abandoned(key, **about)
-                raise
-            finally:
-                self.under_way -= 1
-            if crc32(job.unique.encode()) % FAIL_EVERY == 0 and not job.unique.startswith("a"):
-                self.history.failed(key, **about)
-                raise JobFailed
-            self.history.done(key, **about)
+            with self._recorder.run(job, worker):
+                key = f"{job.function}/{job.unique}"
+                if time.time() < self._not_before.get(key, 0):
+                    self.problems.append(f"{key} ran before its time")
+                self.under_way += 1
+                mean_seconds = ORDERED_JOB_SECONDS if worker == ORDERED_WORKER else self.shape.job_seconds
+                try:
+                    await asyncio.sleep(mean_seconds * 2 * self._dice.random())
+                finally:
+                    self.under_way -= 1
+                if crc32(job.unique.encode()) % FAIL_EVERY == 0 and not job.unique.startswith("a"):
+                    raise JobFailed
             return job.payload
 
         return run

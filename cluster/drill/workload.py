@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext, Server
-from client_ha.errors import ClientClosed, JobException, JobFailed
 from client_ha.flight import Priority
 from cluster.drill.history import History
+from cluster.drill.recorded import Recorder
 
 RATE_DEFAULT: Final = 50.0
 WORKERS_DEFAULT: Final = 2
@@ -42,7 +42,6 @@ ANSWER_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 0.2
 EMPTY_LOOKS: Final = 2
 _WINDOW_SECONDS: Final = 5.0  # for the rate that is shown
-_POLL_SECONDS: Final = 0.002
 # What the jobs are, over and over.
 _PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "normal", "low")
 _CYCLE: Final = ("background",) * 6 + ("foreground",) + ("background",) * 2 + ("coalescing",)
@@ -98,13 +97,12 @@ class Workload:
         self.problems: list[str] = []  # promises that were broken, and no history shows
         self.defects: list[str] = []  # of the drill itself
         self.strange_job = ""  # one that came to the workers and is somebody else's: its handle
-        self._history = history
+        self._recorder = Recorder(history, node_of)
         self._servers = tuple(servers)
         self._id = drill_id
         self._rate = rate
         self._worker_count = workers
         self._tls = tls
-        self._node_of = node_of
         self._clients: list[AsyncHAClient] = []
         self._workers: list[AsyncHAWorker] = []
         self._submitting: asyncio.Task[None] | None = None
@@ -245,67 +243,42 @@ class Workload:
             self.defects.append(f"a submit failed within the drill: {error!r}")
 
     async def _background(self, client: AsyncHAClient, unique: str, priority: Priority) -> None:
-        call = self._begin(unique, priority)
-        try:
-            job = await client.submit(
-                self.function, self._payload(unique), unique=unique, priority=priority, background=True
-            )
-        except GearfleetError as error:
-            self._unanswered(call, error)
-        except asyncio.CancelledError:
-            self._unanswered(call, ClientClosed("the drill ended"))
-            raise
+        self.counts.submitted += 1
+        job = await self._recorder.background(
+            client, self.function, unique, self._payload(unique), priority=priority
+        )
+        if job is None:
+            self.counts.unknown += 1
         else:
-            self._acknowledged(call, job.handle, job.server)
+            self._acknowledged()
 
     async def _foreground(self, unique: str, priority: Priority) -> None:
         payload = self._payload(unique)
-        call = self._begin(unique, priority)
-        handle = None
-        try:
-            job = await self._clients[0].submit(
-                self.function, payload, unique=unique, priority=priority, timeout=RESULT_SECONDS
-            )
-            # The client tells of a result, and not of the acknowledgement before it.
-            while job.handle is None and not job.finished:  # noqa: ASYNC110
-                await asyncio.sleep(_POLL_SECONDS)
-            if job.handle is not None:
-                handle = job.handle
-                self._acknowledged(call, handle, job.server)
-            result = await job.result()
-        except (JobFailed, JobException) as error:
-            self._history.result(call, text=f"{type(error).__name__}: {error}")
+        self.counts.submitted += 1
+        end = await self._recorder.foreground(
+            self._clients[0],
+            self.function,
+            unique,
+            payload,
+            timeout_seconds=RESULT_SECONDS,
+            priority=priority,
+            told=self._acknowledged,
+        )
+        if end is None:
+            self.counts.unknown += 1
+        elif not isinstance(end, bytes):
             self.problems.append(
                 f"{self._key(unique)}: its caller was told that it failed, and no worker said so"
             )
-        except GearfleetError as error:
-            self._unanswered(call, error)
-        except asyncio.CancelledError:
-            self._unanswered(call, ClientClosed("the drill ended"))
-            raise
         else:
-            if job.handle is not None and job.handle != handle:
-                # Its node died, and the client has submitted it again.
-                self._history.ack(call, handle=job.handle, node=self._node_of(job.server or ""))
-            self._history.result(call)
             self.counts.results += 1
-            if result != payload:
+            if end != payload:
                 self.counts.wrong += 1
-                self.problems.append(f"{self.function}/{unique}: the result is not what was sent")
+                self.problems.append(f"{self._key(unique)}: the result is not what was sent")
 
-    def _begin(self, unique: str, priority: Priority) -> int:
-        self.counts.submitted += 1
-        return self._history.submit(self._key(unique), priority=priority)
-
-    def _acknowledged(self, call: int, handle: str | None, server: str | None) -> None:
+    def _acknowledged(self) -> None:
         self.counts.acknowledged += 1
         self._acknowledged_at.append(time.monotonic())
-        self._history.ack(call, handle=handle or "", node=self._node_of(server or ""))
-
-    def _unanswered(self, call: int, error: GearfleetError) -> None:
-        # Also a refusal: it is the last of several attempts, and an earlier one may have been taken.
-        self.counts.unknown += 1
-        self._history.unknown(call, f"{type(error).__name__}: {error}")
 
     def _key(self, unique: str) -> str:
         return f"{self.function}/{unique}"
@@ -320,14 +293,8 @@ class Workload:
             if not job.unique.startswith(f"{self._id}-"):
                 self.strange_job = job.handle
                 await asyncio.Event().wait()
-            key, node = self._key(job.unique), self._node_of(job.server)
-            self._history.run(key, worker=worker, handle=job.handle, node=node)
-            try:
+            with self._recorder.run(job, worker):
                 await asyncio.sleep(_work_seconds(job.unique))
-            except asyncio.CancelledError:
-                self._history.abandoned(key, worker=worker, handle=job.handle, node=node)
-                raise
-            self._history.done(key, worker=worker, handle=job.handle, node=node)
             self.counts.done += 1
             return job.payload
 

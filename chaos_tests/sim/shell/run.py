@@ -251,7 +251,7 @@ class Run:
             return "nodes in sync: " + ", ".join(
                 f"{node.name} {'up' if node.alive else 'down'} {node.reason}" for node in self.nodes
             )
-        waiting = {client.name: len(client.open) for client in self.clients if isinstance(client, HAClient)}
+        waiting = {client.name: client.waiting for client in self.clients if isinstance(client, HAClient)}
         if any(waiting.values()):
             return f"answers to clients: {waiting}"
         left = {node.name: node.node.ledger.count() for node in self.nodes}

@@ -86,6 +86,10 @@ class Told:
     news: deque[tuple[bytes, bytes, bool]] = field(default_factory=deque)  # of them: handle, key, over before
     done: dict[bytes, None] = field(default_factory=dict)  # handles whose end a worker reported
 
+    def acknowledge(self, handle: bytes, key: bytes) -> None:
+        self.acknowledged[handle] = key
+        self.news.append((handle, key, False))
+
 
 class Client:
     """See the module's docstring."""
@@ -166,8 +170,7 @@ class Client:
     def _acknowledged(self, call: int, unique: bytes, handle: bytes) -> None:
         told = self.told
         told.history.ack(call, handle=handle.decode())
-        told.acknowledged[handle] = unique
-        told.news.append((handle, unique, False))
+        told.acknowledge(handle, unique)
         self.world.say("acknowledged", handle.decode(), unique.decode())
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chaos_tests.sim.shell.fleet import GEARMAN_PORT
 from chaos_tests.sim.shell.users import FUNCTION, KEYS, Told
-from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext
-from client_ha.errors import JobException, JobFailed
+from client_ha import AsyncHAClient, AsyncHAWorker, JobContext, JobFailed
 from client_ha.flight import Priority
 from client_ha.link import Link
+from cluster.drill.recorded import Recorder
 
 if TYPE_CHECKING:
     from chaos_tests.sim.shell.kernel import Process, World
@@ -26,7 +26,6 @@ RESULT_SECONDS: Final = 40.0
 PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "low")
 FAILING_SHARE: Final = 0.03
 STOCK_RESULT: Final = b"r"  # what stock workers answer
-_LOOK_SECONDS: Final = 0.002
 
 
 def _addresses(world: World, nodes: list[str]) -> list[str]:
@@ -49,7 +48,7 @@ class HAClient:
         self.until = 0.0
         self.dice = world.dice_for(f"client {name}")
         self.process: Process
-        self.open: dict[int, None] = {}  # calls whose end is awaited
+        self._recorder = Recorder(told.history, partial(_node_of, world))
         self._servers = _addresses(world, self.dice.sample(nodes, self.dice.randint(1, len(nodes))))
         self._counter = 0
         self._order = 0
@@ -63,9 +62,12 @@ class HAClient:
     def kill(self) -> None:
         """kill -9: nobody is there any more to be told anything. It can be started again."""
         self.process.kill()
-        for call in self.open:
-            self.told.history.unknown(call, "its client was killed")
-        self.open.clear()
+        self._recorder.give_up("its client was killed")
+
+    @property
+    def waiting(self) -> int:
+        """Calls whose end is awaited."""
+        return len(self._recorder.under_way)
 
     async def _run(self) -> None:
         dice = self.dice
@@ -99,55 +101,20 @@ class HAClient:
             self._order += 1
             order = self._order
         priority = self.dice.choice(PRIORITIES)
-        history = self.told.history
-        call = history.submit(f"{NAME}/{unique}", priority=priority, order=order)
-        self.open[call] = None
-        try:
-            job = await client.submit(
-                NAME, self._payload(unique), unique=unique, priority=priority, background=True
-            )
-        except GearfleetError as error:
-            # Also a refusal: it is the last of several attempts, and an earlier one may have been taken.
-            history.unknown(call, str(error))
-            return
-        finally:
-            self.open.pop(call, None)
-        assert job.handle is not None
-        handle = job.handle.encode()
-        history.ack(call, handle=job.handle, node=_node_of(self.world, job.server))
-        self.told.acknowledged[handle] = unique.encode()
-        self.told.news.append((handle, unique.encode(), False))
-        self.world.say("acknowledged", job.handle, unique)
+        payload = self._payload(unique)
+        job = await self._recorder.background(client, NAME, unique, payload, priority=priority, order=order)
+        if job is not None:
+            assert job.handle is not None
+            self.told.acknowledge(job.handle.encode(), unique.encode())
+            self.world.say("acknowledged", job.handle, unique)
 
     async def _foreground(self, client: AsyncHAClient, unique: str) -> None:
-        history = self.told.history
-        call = history.submit(f"{NAME}/{unique}")
-        self.open[call] = None
         payload = self._payload(unique)
-        handle = None
-        try:
-            job = await client.submit(NAME, payload, unique=unique, timeout=RESULT_SECONDS)
-            # The client tells of a result, and not of the acknowledgement before it.
-            while job.handle is None and not job.finished:  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK_SECONDS)
-            if job.handle is not None:
-                handle = job.handle
-                history.ack(call, handle=handle, node=_node_of(self.world, job.server))
-            result = await job.result()
-        except (JobFailed, JobException) as error:
-            history.result(call, text=type(error).__name__)
-        except GearfleetError as error:
-            history.unknown(call, str(error))
-        else:
-            if job.handle is not None and job.handle != handle:
-                # Its node died, and the client has submitted it again.
-                history.ack(call, handle=job.handle, node=_node_of(self.world, job.server))
-            history.result(call)
+        end = await self._recorder.foreground(client, NAME, unique, payload, timeout_seconds=RESULT_SECONDS)
+        if isinstance(end, bytes):
             self.world.say("result", unique)
-            if result not in (payload, STOCK_RESULT):
-                self.world.fail(f"{self.name}: the result of {unique} is {result!r}")
-        finally:
-            self.open.pop(call, None)
+            if end not in (payload, STOCK_RESULT):
+                self.world.fail(f"{self.name}: the result of {unique} is {end!r}")
 
     def _payload(self, unique: str) -> bytes:
         return unique.encode() + b"." * self.dice.choice((0, 0, 10, 1000))
@@ -164,6 +131,7 @@ class HAWorker:
         self._servers = _addresses(world, self.dice.sample(nodes, self.dice.randint(1, len(nodes))))
         self._concurrency = self.dice.choice((1, 1, 4))
         self._work_seconds = self.dice.choice((0.002, 0.05, 0.5))
+        self._recorder = Recorder(told.history, partial(_node_of, world))
         self.until = 0.0
         self.process: Process
 
@@ -186,20 +154,12 @@ class HAWorker:
                 # It drains, ends and begins anew, as at an update of its program.
 
     async def _work(self, job: JobContext) -> bytes:
-        history = self.told.history
-        key, node = f"{NAME}/{job.unique}", _node_of(self.world, job.server)
-        history.run(key, worker=self.name, handle=job.handle, node=node)
-        try:
+        with self._recorder.run(job, self.name):
             await asyncio.sleep(self.dice.expovariate(1 / self._work_seconds))
-        except asyncio.CancelledError:
-            history.abandoned(key, worker=self.name, handle=job.handle, node=node)
-            raise
-        self.told.done[job.handle.encode()] = None
-        self.world.say("done", job.handle)
-        if self.dice.random() < FAILING_SHARE:
-            history.failed(key, worker=self.name, handle=job.handle, node=node)
-            raise JobFailed
-        history.done(key, worker=self.name, handle=job.handle, node=node)
+            self.told.done[job.handle.encode()] = None
+            self.world.say("done", job.handle)
+            if self.dice.random() < FAILING_SHARE:
+                raise JobFailed
         return job.payload
 
 

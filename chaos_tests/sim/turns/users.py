@@ -274,8 +274,10 @@ class Users:
         self._account.assigned(user.host, handle, stage.fleet.etcd.view, stage.fleet.now, kept=kept)
 
     def _took(self, user: User, handle: bytes) -> None:
-        """A claim was granted: the job goes with this connection from now on, wherever the other one goes. Also
-        one whose result was told before the grant: who granted it takes it from nobody else."""
+        """A claim was granted: the job goes with this connection from now on, wherever the other one goes.
+
+        Also when its result was told before the grant: who granted it takes it from nobody else.
+        """
         for other in self.users:
             if other is not user and handle in other.running:
                 del other.running[handle]
