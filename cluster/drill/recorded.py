@@ -128,7 +128,7 @@ class Recorder:
 
     @contextmanager
     def run(self, job: JobContext, worker: str) -> Iterator[None]:
-        """Around a worker's work: JobFailed is a failure that it wants, and a cancelled run is abandoned."""
+        """Around a worker's work. What that raises ends the job, and a cancelled run is abandoned."""
         key = f"{job.function}/{job.unique}"
         handle, node = job.handle, self.node_of(job.server)
         self.history.run(key, worker=worker, handle=handle, node=node)
@@ -137,7 +137,7 @@ class Recorder:
         except asyncio.CancelledError:
             self.history.abandoned(key, worker=worker, handle=handle, node=node)
             raise
-        except JobFailed:
+        except Exception:
             self.history.failed(key, worker=worker, handle=handle, node=node)
             raise
         self.history.done(key, worker=worker, handle=handle, node=node)
