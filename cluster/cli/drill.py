@@ -250,7 +250,12 @@ _FLEET: Final = "The fleet"
     help="How slow, each way.",
 )
 @_option(
-    _LOAD, "--function", default=FUNCTION_DEFAULT, show_default=True, metavar="NAME", help="Nobody else's."
+    _LOAD,
+    "--function",
+    default=FUNCTION_DEFAULT,
+    show_default=True,
+    metavar="NAME",
+    help="Nobody else's; nor NAME.order.",
 )
 @_option(
     _LOAD,

@@ -191,8 +191,8 @@ class Drill:
         if queue.jobs and not self._stopped_for_strangers:
             self._fail(
                 Exit.NOT_RECOVERED,
-                f"{queue.jobs} jobs of {self.workload.function} are left after {limit:g} s: gearfleet work "
-                f"{self.workload.function} -- true takes them off",
+                f"{queue.jobs} jobs of {' and '.join(self.workload.functions)} are left after {limit:g} s: "
+                f"{self._take_off()} takes them off",
             )
         await self.workload.close()
         drained = drained and not queue.jobs and everywhere
@@ -236,7 +236,7 @@ class Drill:
         """Round after round. Raises NotWhole, NotMended, FaultFailed and ControlError."""
         plan = self.plan
         rounds = itertools.cycle(plan.steps) if plan.duration_seconds is not None else iter(plan.steps)
-        self.tell(f"{self.workload.function}: submitting")
+        self.tell(f"{' and '.join(self.workload.functions)}: submitting")
         for step in rounds:
             await self._work_undisturbed(plan.pause_seconds)
             if (
@@ -360,8 +360,9 @@ class Drill:
             self._stopped_for_strangers = True
             self._fail(
                 Exit.USAGE,
-                f"somebody else uses {self.workload.function} (job {self.workload.strange_job}): choose a "
-                "--function that nobody has. Their jobs stay in the queue, and so may some of the drill's",
+                f"somebody else uses {' or '.join(self.workload.functions)} "
+                f"(job {self.workload.strange_job}): choose a --function that nobody has. Their jobs stay in "
+                "the queue, and so may some of the drill's",
             )
             if self._breaking is not None:
                 self._breaking.cancel()
@@ -418,9 +419,13 @@ class Drill:
     def still_broken(self) -> list[str]:
         """What somebody has to mend who leaves now, and how."""
         lines = [] if self._broken is None else [self._broken.remedy]
-        function = self.workload.function
-        lines.append(f"{function} may have jobs left: gearfleet work {function} -- true takes them off")
+        lines.append(
+            f"{' and '.join(self.workload.functions)} may have jobs left: {self._take_off()} takes them off"
+        )
         return lines
+
+    def _take_off(self) -> str:
+        return f"gearfleet work {' '.join(self.workload.functions)} -- true"
 
 
 async def uninterrupted(work: Coroutine[None, None, None]) -> None:

@@ -3,6 +3,8 @@
     background, each with its own key     most of them, of all three priorities
     background, one key from two clients  they must become one job
     foreground                            the result must be what was sent
+    in order                              one caller who waits for each acknowledgement, one worker that takes
+                                          one job at a time, a function of their own (FUNCTION.order)
 
 Some jobs of each kind take two seconds, so that some run whenever a node dies. Everything is recorded in a
 history. All keys begin with the drill's id, and nothing is left behind: the workers go on until the queues
@@ -19,12 +21,14 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Final
 
 from client_ha import AsyncHAClient, AsyncHAWorker, GearfleetError, JobContext, Server
 from client_ha.flight import Priority
 from cluster.drill.history import History
 from cluster.drill.recorded import Recorder
+from cluster.replication import slot_of
 
 RATE_DEFAULT: Final = 50.0
 WORKERS_DEFAULT: Final = 2
@@ -41,6 +45,8 @@ DRAIN_SECONDS: Final = 3.0  # for the workers' last jobs
 ANSWER_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 0.2
 EMPTY_LOOKS: Final = 2
+ORDERED_SLOTS: Final = 2  # all jobs in order are in so few, so that there is an order to be kept
+ORDERED_SHARE: Final = 0.1  # of all jobs, beside the others
 _WINDOW_SECONDS: Final = 5.0  # for the rate that is shown
 # What the jobs are, over and over.
 _PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "normal", "low")
@@ -92,7 +98,7 @@ class Workload:
         node_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         """`node_of`: a node's name, by the address that its jobs come from."""
-        self.function = function
+        self.functions = (function, f"{function}.order")
         self.counts = Counts()
         self.problems: list[str] = []  # promises that were broken, and no history shows
         self.defects: list[str] = []  # of the drill itself
@@ -105,7 +111,7 @@ class Workload:
         self._tls = tls
         self._clients: list[AsyncHAClient] = []
         self._workers: list[AsyncHAWorker] = []
-        self._submitting: asyncio.Task[None] | None = None
+        self._submitting: list[asyncio.Task[None]] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._acknowledged_at: deque[float] = deque()
 
@@ -133,37 +139,44 @@ class Workload:
             ) from None
         if queue.jobs or queue.workers:
             raise NotReady(
-                f"the function {self.function} is in use ({queue.jobs} jobs, {queue.workers} workers): is "
+                f"{' or '.join(self.functions)} is in use ({queue.jobs} jobs, {queue.workers} workers): is "
                 "another drill running? Else choose a --function that nobody has"
             )
 
     async def start(self) -> None:
         """Connect everybody, then submit. Raises NotReady."""
         for number in range(1, self._worker_count + 1):
-            worker = AsyncHAWorker(
-                self._servers,
-                concurrency=CONCURRENCY,
-                client_id=f"drill-{self._id}-w{number}",
-                drain_seconds=DRAIN_SECONDS,
-                tls=self._tls,
-            )
-            worker.task(self.function)(self._task(f"w{number}"))
-            await worker.__aenter__()
-            self._workers.append(worker)
-            try:
-                await worker.wait_connected(1)
-            except GearfleetError as error:
-                raise NotReady(str(error)) from None
+            await self._start_worker(f"w{number}", self.functions[0], CONCURRENCY)
+        await self._start_worker("w-order", self.functions[1], 1)
         for _ in range(CLIENTS):
             self._clients.append(AsyncHAClient(self._servers, submit_timeout=SUBMIT_SECONDS, tls=self._tls))
-        self._submitting = asyncio.create_task(self._submit_all())
+        self._submitting = [
+            asyncio.create_task(self._submit_all()),
+            asyncio.create_task(self._submit_in_order()),
+        ]
+
+    async def _start_worker(self, name: str, function: str, concurrency: int) -> None:
+        worker = AsyncHAWorker(
+            self._servers,
+            concurrency=concurrency,
+            client_id=f"drill-{self._id}-{name}",
+            drain_seconds=DRAIN_SECONDS,
+            tls=self._tls,
+        )
+        worker.task(function)(self._task(name))
+        await worker.__aenter__()
+        self._workers.append(worker)
+        try:
+            await worker.wait_connected(1)
+        except GearfleetError as error:
+            raise NotReady(str(error)) from None
 
     async def stop_submitting(self) -> None:
         """No new jobs; what was submitted gets its answer, or has waited long enough for one."""
-        if self._submitting is not None:
-            self._submitting.cancel()
-            await asyncio.gather(self._submitting, return_exceptions=True)
-            self._submitting = None
+        for submitting in self._submitting:
+            submitting.cancel()
+        await asyncio.gather(*self._submitting, return_exceptions=True)
+        self._submitting = []
 
     async def drain(self, timeout_seconds: float, told: Callable[[str], object] = lambda _: None) -> Queue:
         """Wait until nothing is under way and the queues are empty, for so long; what is left then.
@@ -204,8 +217,9 @@ class Workload:
     async def forget(self) -> None:
         """The servers need not list the function any more. What cannot be asked stays."""
         for server in self._servers:
-            with contextlib.suppress(OSError):
-                await self._ask(server, f"drop function {self.function}", b"\n")
+            for function in self.functions:
+                with contextlib.suppress(OSError):
+                    await self._ask(server, f"drop function {function}", b"\n")
 
     # ---- the submits
 
@@ -219,6 +233,15 @@ class Workload:
                     self._submit(number)
             await asyncio.sleep(min(0.1, 0.5 / self._rate))
 
+    async def _submit_in_order(self) -> None:
+        function = self.functions[1]
+        uniques = (f"{self._id}-o{number}" for number in count(1))
+        slots = {_slot(function, unique) for unique in islice(uniques, ORDERED_SLOTS)}
+        for order, unique in enumerate((each for each in uniques if _slot(function, each) in slots), 1):
+            await asyncio.sleep(1 / (self._rate * ORDERED_SHARE))
+            # A call of its own: one that is under way at the end gets its answer.
+            await asyncio.wait([self._spawn(self._background(self._clients[0], unique, "normal", order))])
+
     def _submit(self, number: int) -> None:
         unique = f"{self._id}-{number}"
         priority = _PRIORITIES[number // len(_CYCLE) % len(_PRIORITIES)]
@@ -229,23 +252,27 @@ class Workload:
         for client in self._clients if kind == "coalescing" else [self._clients[number % CLIENTS]]:
             self._spawn(self._background(client, unique, priority))
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         async def run() -> None:
             await work
 
         call = asyncio.create_task(run())
         self._calls.add(call)
         call.add_done_callback(self._ended)
+        return call
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         if not call.cancelled() and (error := call.exception()) is not None:
             self.defects.append(f"a submit failed within the drill: {error!r}")
 
-    async def _background(self, client: AsyncHAClient, unique: str, priority: Priority) -> None:
+    async def _background(
+        self, client: AsyncHAClient, unique: str, priority: Priority, order: int = 0
+    ) -> None:
         self.counts.submitted += 1
+        function = self.functions[1 if order else 0]
         job = await self._recorder.background(
-            client, self.function, unique, self._payload(unique), priority=priority
+            client, function, unique, self._payload(unique), priority=priority, order=order
         )
         if job is None:
             self.counts.unknown += 1
@@ -257,7 +284,7 @@ class Workload:
         self.counts.submitted += 1
         end = await self._recorder.foreground(
             self._clients[0],
-            self.function,
+            self.functions[0],
             unique,
             payload,
             timeout_seconds=RESULT_SECONDS,
@@ -281,7 +308,7 @@ class Workload:
         self._acknowledged_at.append(time.monotonic())
 
     def _key(self, unique: str) -> str:
-        return f"{self.function}/{unique}"
+        return f"{self.functions[0]}/{unique}"
 
     def _payload(self, unique: str) -> bytes:
         return unique.encode().ljust(PAYLOAD_BYTES, b".")
@@ -303,14 +330,14 @@ class Workload:
     # ---- the queues
 
     async def queue(self) -> Queue:
-        """What all servers hold of the function. Raises OSError when one does not answer."""
+        """What all servers hold of both functions. Raises OSError when one does not answer."""
         jobs = running = workers = 0
         for answer in await asyncio.gather(
             *(self._ask(server, "status", b"\n.\n") for server in self._servers)
         ):
             for line in answer.decode("utf-8", "replace").splitlines():
                 name, *numbers = line.split("\t")
-                if name == self.function and len(numbers) == 3:
+                if name in self.functions and len(numbers) == 3:
                     jobs += int(numbers[0])
                     running += int(numbers[1])
                     workers = max(workers, int(numbers[2]))
@@ -336,6 +363,10 @@ class Workload:
             raise OSError(f"{server} did not answer within {ANSWER_SECONDS:g} s") from None
         except OSError as error:
             raise OSError(f"{server}: {error.strerror or error}") from None
+
+
+def _slot(function: str, unique: str) -> int:
+    return slot_of(f"{function}\0{unique}".encode())
 
 
 def _work_seconds(unique: str) -> float:

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from client_ha import HAWorker
 from cluster.cli.root import root
+from cluster.drill.history import History
 from tests.support import Fleet, eventually
 from tests.support.fleet import FLEET_SECONDS
 from tests.support.machine import need_command
@@ -144,8 +145,8 @@ def start_drill(fleet: Fleet) -> Iterator[StartDrill]:
 
 
 def left(fleet: Fleet) -> list[tuple[int, int, int] | None]:
-    """What the nodes have of the drill's function."""
-    return [node.status(FUNCTION) for node in fleet.serving_nodes]
+    """What the nodes have of the drill's functions."""
+    return [node.status(FUNCTION) or node.status(f"{FUNCTION}.order") for node in fleet.serving_nodes]
 
 
 def test_nodes_are_killed_and_drained_in_turn_and_nothing_is_lost(
@@ -165,7 +166,9 @@ def test_nodes_are_killed_and_drained_in_turn_and_nothing_is_lost(
     assert verdict["valid"]
     assert verdict["acknowledged"] > 100
     assert verdict["lost"] == verdict["unexpected"] == verdict["duplicated_unexplained"] == []
-    # Nothing is left behind, not even the function's name.
+    jobs = History.load(history)
+    assert any(event.order and event.key.startswith(f"{FUNCTION}.order/") for event in jobs.events)
+    # Nothing is left behind, not even the functions' names.
     assert left(fleet) == [None, None, None]
     assert "<svg" in report.read_text()
     assert len(history.read_text().splitlines()) > 200
@@ -218,7 +221,7 @@ def test_no_drill_begins_on_a_function_in_use(fleet: Fleet, keeper: Keeper, star
         somebody.settle()
         drill, dry = start_drill(*keeper.options), drill_here(fleet, *keeper.options, "--dry-run")
         assert drill.wait(DRILL_SECONDS) == 2
-    in_use = f"the function {FUNCTION} is in use (0 jobs, 1 workers)"
+    in_use = f"{FUNCTION} or {FUNCTION}.order is in use (0 jobs, 1 workers)"
     assert in_use.encode() in drill.stdout
     assert f"It would not begin now: {in_use}" in dry.output
     assert keeper.done == []
@@ -300,7 +303,7 @@ def test_the_second_interruption_leaves_at_once_and_tells_how_to_mend(
     assert drill.wait(10.0) == 130
     said = drill.stdout.decode()
     assert f"b may be down: {shlex.join(shlex.split(keeper.command('start').format(node='b')))}" in said
-    assert "left.over may have jobs left: gearfleet work left.over" in said
+    assert "may have jobs left: gearfleet work left.over left.over.order -- true" in said
 
 
 def test_a_command_that_fails_ends_the_drill_with_nothing_broken(
