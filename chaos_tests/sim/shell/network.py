@@ -275,6 +275,7 @@ class End:
         self.on_lost: Callable[[Exception | None], None] | None = None
         self.on_taken: Callable[[], None] = lambda: None  # `unsent` has become less
         self._came: deque[Any] = deque()  # before somebody listened
+        self._over: tuple[Exception | None] | None = None  # the end, too
         self._held: deque[Callable[[], None]] = deque()  # kept back by a cut
         self._caught = 0  # of these were under way when it came, and go first
         self._last_at = 0.0  # when the last thing that was sent arrives
@@ -368,6 +369,8 @@ class End:
         self.on_message, self.on_lost = on_message, on_lost
         while self._came and not self.gone:
             on_message(self._came.popleft())
+        if self._over is not None:
+            self.process.post(self._lost, *self._over)
 
     # ---- the end
 
@@ -380,10 +383,12 @@ class End:
     def _lost(self, error: Exception | None) -> None:
         if self.gone:
             return
+        if self.on_lost is None:
+            self._over = (error,)  # before anybody listened
+            return
         self.gone = True
         self._network.ends.pop(self, None)
-        if self.on_lost is not None:
-            self.on_lost(error)
+        self.on_lost(error)
 
     def expect_death(self) -> None:
         """The other side cannot be reached, perhaps; look again when patience ends."""

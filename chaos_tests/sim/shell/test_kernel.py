@@ -131,6 +131,20 @@ def test_the_peers_of_a_killed_process_hear_of_it_and_those_of_one_without_power
         assert len(lost) == 1
 
 
+def test_what_came_before_anybody_listened_is_heard_in_order_and_so_is_the_end() -> None:
+    world, one, other = two_processes()
+    near, far = connected(world, one, other)
+    far.send("last words")
+    far.close()
+    world.run(1.0)
+    heard: list[object] = []
+    near.listen(heard.append, lambda error: heard.append(("lost", error)))
+    world.run(1.0)
+    assert heard == ["last words", ("lost", None)]
+    assert near.gone
+    assert near not in world.network.ends
+
+
 def test_a_cut_keeps_back_what_is_sent_in_its_direction_and_loses_nothing() -> None:
     world, one, other = two_processes()
     near, far = connected(world, one, other)
