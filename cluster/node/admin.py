@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import HIGH, LOW, NORMAL, PRIORITIES, QueueLimits
+from cluster.node.connection import Cancelled
 from cluster.node.context import Context, Stop
+from cluster.node.forward import CANCEL, CANCEL_RES
 from cluster.replication import entries
 from cluster.wire import packets as wire
+from cluster.wire import response
 
 if TYPE_CHECKING:
     from cluster.node.connection import Connection
@@ -121,24 +124,31 @@ class AdminVerbs:
         if len(words) != 2 or words[0].lower() != b"job":
             return _incomplete(b"cancel")
         fleet = self._context.fleet
-        if fleet is not None and fleet.forwarder.ask_cancel(connection, words[1]):
+        if fleet is not None and fleet.forwarder.ask_by_handle(connection, words[1], CANCEL):
             return b""
-        return self.cancel(connection, words[1])
+        return self._end_job(connection, words[1], OK)
 
-    def cancel(self, connection: Connection, handle: bytes) -> bytes:
-        """End a job of this node."""
+    def cancel_for_node(self, connection: Connection, handle: bytes) -> None:
+        """CANCEL: the same for another node's client."""
+        self._context.send(connection, self._end_job(connection, handle, response(CANCEL_RES, OK)))
+
+    def _end_job(self, connection: Connection, handle: bytes, done: bytes) -> bytes:
+        """The answer to a cancel; `done` if it is one of this node's jobs."""
         job = self._context.find_handle(handle)
         if job is None:
-            return b"ERR UNKNOWN_JOB\r\n"
+            unknown = b"ERR UNKNOWN_JOB\r\n"
+            return unknown if connection.node is None else response(CANCEL_RES, unknown)
         worker = job.worker
         self._workers.tell_failure(job)
         self._context.end(job, entries.CANCELLED)
         self._context.log.group.promises.add(job.slot)
         self._context.gate(connection)
+        if self._context.fleet is not None:
+            self._context.fleet.cancels[job.slot] = self._context.log.group.number
         if worker is not None:
             # It goes on working; its result is neither wanted nor an error.
             worker.forgive(job.handle)
-        return OK
+        return Cancelled(done, handle)
 
     def _create(self, connection: Connection, words: list[bytes]) -> bytes:
         if len(words) != 2 or words[0].lower() != b"function":

@@ -350,7 +350,9 @@ class ClientVerbs:
             slot_index = crc32(key) & SLOT_MASK
         else:
             key, slot_index = self._special_key(body, first, second)
-        if unique_bytes and not self._slots[slot_index].serving:
+        fleet = context.fleet
+        if not self._slots[slot_index].serving and (unique_bytes or (fleet is not None and fleet.draining)):
+            # Without a unique it may live anywhere, but not where workers take nothing.
             self._elsewhere(connection, packet_type, whole, slot_index)
             return
         table = self._tables[slot_index]

@@ -25,13 +25,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cluster.jobs import FINISHED, PENDING, QUEUED, RECLAIM, Job, QueueLimits
-from cluster.node.connection import Connection
+from cluster.node.connection import Cancelled, Connection, Held
 from cluster.node.context import Context, job_record, slot_of_handle
 from cluster.node.forward import (
+    ASK_AGAIN,
+    CANCEL,
     FORWARD_BYTES_MAX,
     MOVED,
     NODE_PACKET_BYTES_MAX,
-    NOT_PRIMARY,
     REMEMBERED_SUBMIT,
     Forwarder,
     Request,
@@ -126,6 +127,7 @@ class Fleet:
         self.catching_up = False  # more states are to be made for others
         self._activating: deque[int] = deque()
         self._paused: dict[int, tuple[int, float]] = {}  # slot -> group after which it may go, since when
+        self.cancels: dict[int, int] = {}  # slot -> the last group with the end of a cancelled job of it
         self.withheld: dict[int, list[Job]] = {}  # slot that is paused -> its jobs that were to be given out
         self._swapping: Swap | None = None
         self._swapped: tuple[int, float] | None = None  # revision compared, when
@@ -323,6 +325,12 @@ class Fleet:
         name = prefix.removeprefix(b"H:").decode("utf-8", "replace")
         return name if name in self.view.members else None
 
+    @property
+    def draining(self) -> bool:
+        """Whether this node is to give away what it leads. Workers take nothing from it."""
+        own = self.view.members.get(self.me.name)
+        return own is not None and own.draining
+
     def leads(self, slot_index: int) -> bool:
         return slot_index in self.replicator.leads
 
@@ -366,7 +374,7 @@ class Fleet:
             for raw in replica.base.values():
                 job = table.uniques.get(key_of(raw))
                 if job is not None:
-                    self._give_way(job)
+                    self.give_way(job)
         restorer = Restorer(self._context, self._node.clients)
         slot = self._context.log.slots[slot_index]
         for raw in replica.state(slot_index, slot.promised, ()):
@@ -375,9 +383,10 @@ class Fleet:
                 restorer.apply(entry._replace(epoch=0, number=0))  # it does not matter where it stood
         restorer.finish()
 
-    def _give_way(self, job: Job) -> None:
+    def give_way(self, job: Job) -> None:
         """A foreground job ends here without a result: who waits for it asks the slot's primary for it, be it
         this node, which has got a background job of its key, or the next one."""
+        self._moved.add(job.slot)
         clients, job.clients = job.clients, None
         if job.worker is not None:
             job.worker.forgive(job.handle)
@@ -424,17 +433,17 @@ class Fleet:
                     context.send(client, response(MOVED, job.handle))
                 elif not client.closing:
                     waiting.setdefault(job.handle, []).append(Attached(client, answer))
-        if handles:
-            self._ask_again(handles, waiting)
+        cancelled = self.cancels.pop(slot_index, 0) > context.log.committed
+        if handles or cancelled:
+            self._ask_again(slot_index, handles, waiting)
         # The next primary attaches them again, under the same key.
         for handle, found in waiting.items():
             for client, _ in found:
                 self._join_again(client, handles[handle])
-        own = self.view.members.get(self.me.name)
-        if own is not None and own.draining:
+        if self.draining:
             # Foreground jobs stay where they are, but workers take no more from here.
             for job in [job for job in table.jobs.values() if job.state == QUEUED]:
-                self._give_way(job)
+                self.give_way(job)
 
     def _join_again(self, client: Connection, job: Job) -> None:
         body = b"%b\0%b\0%b" % (job.function.name, job.unique, job.payload)
@@ -444,7 +453,9 @@ class Fleet:
             body = b"%b\0%b\0%b\0%b" % (job.function.name, job.unique, job.options.reducer, job.payload)
         self.forwarder.join_again(client, packet_type, body, job.slot, job.handle)
 
-    def _ask_again(self, handles: dict[bytes, Job], waiting: dict[bytes, list[Attached]]) -> None:
+    def _ask_again(
+        self, slot_index: int, handles: dict[bytes, Job], waiting: dict[bytes, list[Attached]]
+    ) -> None:
         """Promises that were not committed here: the next primary makes them. Who is told a handle only by
         that one is attached by it, too, and struck from `waiting`."""
         groups = [*self.replicator.uncommitted_groups(), self._context.log.group]
@@ -454,7 +465,8 @@ class Fleet:
         for connection in connections:
             batches = list(connection.held)
             if connection.batch is None and any(
-                chunk.startswith(_CREATED) and chunk[12:] in handles for chunk in connection.out
+                isinstance(chunk, Cancelled) or (chunk.startswith(_CREATED) and chunk[12:] in handles)
+                for chunk in connection.out
             ):
                 self.forwarder.open_batch(connection)
             if connection.batch is not None:
@@ -463,6 +475,13 @@ class Fleet:
                 if batch.gate <= self._context.log.committed and batch is not connection.batch:
                     continue
                 for position, chunk in enumerate(batch.chunks):
+                    if isinstance(chunk, Cancelled) and slot_of_handle(chunk.handle) == slot_index:
+                        if connection.node is not None:
+                            batch.chunks[position] = ASK_AGAIN
+                        else:
+                            request = Request(connection, CANCEL, chunk.handle, slot_index)
+                            self._park_in_place(request, batch, position)
+                        continue
                     if not chunk.startswith(_CREATED):
                         continue
                     job = handles.get(chunk[12:])
@@ -470,7 +489,7 @@ class Fleet:
                         continue
                     if connection.node is not None:
                         # That node knows what it asked: it asks again.
-                        batch.chunks[position] = error(NOT_PRIMARY, "ask again when the map has changed")
+                        batch.chunks[position] = ASK_AGAIN
                         continue
                     if job.options is not None:
                         batch.chunks[position] = error(
@@ -488,10 +507,14 @@ class Fleet:
                         packet_type += REMEMBERED_SUBMIT
                     body = b"%b\0%b\0%b" % (job.function.name, job.unique, job.payload)
                     request = Request(connection, packet_type, body, job.slot)
-                    request.batch, request.index = batch, position
-                    batch.chunks[position] = b""
-                    batch.missing += 1
-                    self.forwarder.park(request)
+                    self._park_in_place(request, batch, position)
+
+    def _park_in_place(self, request: Request, batch: Held, position: int) -> None:
+        """Its answer will stand where one stands that holds no more."""
+        request.batch, request.index = batch, position
+        batch.chunks[position] = b""
+        batch.missing += 1
+        self.forwarder.park(request)
 
     def _job_entries(self, slot_index: int) -> Iterable[bytes]:
         context = self._context
@@ -545,6 +568,13 @@ class Fleet:
             return
         worker = connection.worker or self._node.workers.new_worker(connection)
         self._node.workers.adopt(worker, job)
+
+    def give_up_run(self, handle: bytes) -> None:
+        """The result of a job that runs here is lost, while its slot is being handed over: it runs again."""
+        job = self._context.find_handle(handle)
+        if job is not None and job.worker is not None:
+            self._context.ledger.release(job)
+            job.state = RECLAIM
 
     def fired(self, schedule: Job) -> None:
         """Another node has made a schedule's job."""
@@ -887,9 +917,7 @@ class Fleet:
         if self._look_at and self._look_at <= now:
             self._look_at = 0.0
             self._moved.update(self.forwarder.parked)
-            if self.forwarder.claims_again:
-                self._moved.update(self.forwarder.claims_again)
-                self.forwarder.claims_again.clear()
+            self._moved.update(self.forwarder.claims_due(now))
         if self.forwarder.parked:
             self.forwarder.expire(now)
         if self._paused:

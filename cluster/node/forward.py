@@ -50,10 +50,11 @@ NODE_PACKET_BYTES_MAX: Final = 65 * 1024 * 1024  # a fleet's nodes take payloads
 FORWARD_BYTES_MAX: Final = 8 * 1024 * 1024  # of requests, and of replies, in one frame
 RETRY_SECONDS: Final = 0.05  # after a node said that it is not the primary
 NODE_PARK_SECONDS: Final = 1.0  # how long another node's request waits here for a slot that is led here
+CLAIM_SECONDS_MAX: Final = 1.0  # between claims for guests; less than a new primary waits for them
 GUESTS_MAX: Final = 100_000
 
 _pack: Final = Struct(">4sII").pack
-_ASK_AGAIN: Final = error(NOT_PRIMARY, "ask again when the map has changed")
+ASK_AGAIN: Final = error(NOT_PRIMARY, "ask again when the map has changed")
 _CREATED: Final = b"\0RES" + wire.JOB_CREATED.to_bytes(4, "big")
 _FOREGROUND: Final = frozenset(
     {wire.SUBMIT_JOB, wire.SUBMIT_JOB_HIGH, wire.SUBMIT_JOB_LOW, wire.SUBMIT_REDUCE_JOB}
@@ -159,7 +160,8 @@ class Forwarder:
         self.parked_bytes = 0
         self.relays: dict[bytes, Relay] = {}
         self.guests: dict[bytes, Connection] = {}  # handle of a job led elsewhere -> who runs it here
-        self.claims_again: set[int] = set()  # slots of guests whose claim was not understood
+        self.claims_again: dict[int, float] = {}  # slots of guests whose claim was not understood: when again
+        self._claim_pauses: dict[int, float] = {}  # how long that was last
         self._own = Connection(-1, "this node", local=True)
         self._own.node = fleet.me.name
         self._own.exceptions = True
@@ -194,23 +196,29 @@ class Forwarder:
             self._place(request)
         self._dispatch(request)
 
-    def ask_by_handle(self, connection: Connection, handle: bytes) -> bool:
-        """GET_STATUS of a job that is not here; false when no other node can know it."""
+    def ask_by_handle(
+        self, connection: Connection, handle: bytes, packet_type: int = wire.GET_STATUS
+    ) -> bool:
+        """GET_STATUS or CANCEL for whoever knows the job; false when it is this node that has to answer.
+
+        Another node that asks is told to ask again if the slot is not served here.
+        """
         slot = slot_of_handle(handle)
-        if slot is None or connection.node is not None:
+        job = self._context.find_handle(handle)
+        if slot is None or (job is not None and not job.background):
             return False
         name = self._foreground_node(handle)
         if name is not None:
             channel = self.channels.get(name)
-            if channel is None:
+            if channel is None or connection.node is not None:
                 return False
-            request = Request(connection, wire.GET_STATUS, handle, -1)
+            request = Request(connection, packet_type, handle, -1)
             self._place(request)
             self._send(channel, request)
             return True
-        if self._context.log.slots[slot].serving:
+        if self._context.log.slots[slot].serving or (connection.node is not None and is_foreground(handle)):
             return False
-        self._put(Request(connection, wire.GET_STATUS, handle, slot))
+        self._put(Request(connection, packet_type, handle, slot))
         return True
 
     def ask_all(self, connection: Connection, packet_type: int, body: bytes, answer: bytes) -> bool:
@@ -227,24 +235,6 @@ class Forwarder:
             self._send(channel, request)
         return True
 
-    def ask_cancel(self, connection: Connection, handle: bytes) -> bool:
-        slot = slot_of_handle(handle)
-        if slot is None or connection.node is not None:
-            return False
-        name = self._foreground_node(handle)
-        if name is not None:
-            channel = self.channels.get(name)
-            if channel is None:
-                return False
-            request = Request(connection, CANCEL, handle, -1)
-            self._place(request)
-            self._send(channel, request)
-            return True
-        if self._context.log.slots[slot].serving:
-            return False
-        self._put(Request(connection, CANCEL, handle, slot))
-        return True
-
     def fire(self, schedule: Job, packet_type: int, body: bytes, slot: int) -> None:
         """A schedule's job belongs to another node; its next time is set when that has it."""
         request = Request(None, packet_type, body, slot)
@@ -253,10 +243,9 @@ class Forwarder:
 
     def _foreground_node(self, handle: bytes) -> str | None:
         """The other node on which a foreground job lives; None for background jobs and own ones."""
-        prefix, _, rest = handle.rpartition(b":")
-        if b".t" not in rest:
+        if not is_foreground(handle):
             return None
-        name = self._fleet.node_of_prefix(prefix)
+        name = self._fleet.node_of_prefix(handle.rpartition(b":")[0])
         return None if name == self._fleet.me.name else name
 
     def _dispatch(self, request: Request) -> None:
@@ -271,7 +260,7 @@ class Forwarder:
                 request.due = request.due or self._context.monotonic_seconds + NODE_PARK_SECONDS
                 self.park(request)
             else:
-                self._fill(request, _ASK_AGAIN)
+                self._fill(request, ASK_AGAIN)
             return
         else:
             name = fleet.primary_names[slot]
@@ -300,8 +289,10 @@ class Forwarder:
             return
         if self.parked_count >= PARKED_REQUESTS_MAX or self.parked_bytes > PARKED_BYTES_MAX:
             if result:
-                # Not to be claimed: it is run again.
-                self.guests.pop(request.body.split(b"\0", 1)[0], None)
+                # It is run again: neither claimed for a worker that has done it, nor taken for running.
+                handle = request.body.split(b"\0", 1)[0]
+                self.guests.pop(handle, None)
+                self._fleet.give_up_run(handle)
             self._refuse(request, "too many jobs wait for a new primary of their slots; try again later")
             return
         if not request.due:
@@ -313,8 +304,35 @@ class Forwarder:
     def ask_claim(self, connection: Connection, handle: bytes, slot: int) -> None:
         """A claim for a slot that is about to be served here."""
         request = Request(connection, wire.CLAIM_JOB, handle, slot)
+        if connection.node is not None:
+            # It asks again; meanwhile nothing else that it asked is to wait.
+            request.due = self._context.monotonic_seconds + NODE_PARK_SECONDS
         self._place(request)
         self.park(request)
+
+    def withdraw_claim(self, connection: Connection, handle: bytes) -> None:
+        """The worker for which another node claims this job is gone, and the claim is yet to be granted."""
+        slot = slot_of_handle(handle)
+        waiting = self.parked.get(slot) if slot is not None else None
+        if waiting is None:
+            return
+        assert slot is not None
+        kept: deque[Request] = deque()
+        for request in waiting:
+            if (
+                request.connection is connection
+                and request.packet_type == wire.CLAIM_JOB
+                and request.body == handle
+            ):
+                self.parked_count -= 1
+                self.parked_bytes -= len(handle)
+                self._refuse(request, "")
+            else:
+                kept.append(request)
+        if kept:
+            self.parked[slot] = kept
+        else:
+            del self.parked[slot]
 
     def join_again(
         self, connection: Connection, packet_type: int, body: bytes, slot: int, handle: bytes
@@ -387,7 +405,7 @@ class Forwarder:
                 self.parked_bytes -= len(request.body)
                 connection = request.connection
                 if reason is None and connection is not None and connection.node is not None:
-                    self._fill(request, _ASK_AGAIN)
+                    self._fill(request, ASK_AGAIN)
                 else:
                     self._refuse(request, reason or "no node leads this job's slot now; try again later")
             if kept:
@@ -397,13 +415,20 @@ class Forwarder:
 
     def _refuse(self, request: Request, text: str) -> None:
         if request.packet_type == CANCEL:
-            self._fill(request, b"ERR NO_PRIMARY " + text.replace(" ", "+").encode() + b"\r\n")
+            self._fill_cancel(request, b"ERR NO_PRIMARY " + text.replace(" ", "+").encode() + b"\r\n")
         elif request.packet_type == wire.CLAIM_JOB:
             self._fill(request, response(wire.CLAIM_RES, request.body, wire.CLAIM_ELSEWHERE))
         elif request.packet_type == wire.GET_STATUS:
             self._fill(request, response(wire.STATUS_RES, request.body, b"0", b"0", b"0", b"0"))
         else:
             self._fill(request, error(wire.QUEUE_ERROR, text))
+
+    def _fill_cancel(self, request: Request, text: bytes) -> None:
+        """Text for the operator, or for the node that he talks to."""
+        connection = request.connection
+        self._fill(
+            request, text if connection is None or connection.node is None else response(CANCEL_RES, text)
+        )
 
     def _fill(self, request: Request, packet: bytes) -> None:
         """Put an answer into its place."""
@@ -459,8 +484,11 @@ class Forwarder:
                 elif packet_type == wire.CLAIM_RES and body.endswith(b"\0" + wire.CLAIM_ELSEWHERE):
                     self._claim_later(request)
                     continue
+                elif packet_type == wire.CLAIM_RES and request.connection is None:
+                    self._claimed(name, request, body)
+                    continue
                 elif packet_type == CANCEL_RES:
-                    self._fill(request, body)
+                    self._fill_cancel(request, body)
                     continue
                 self._fill(request, _pack(b"\0RES", packet_type, len(body)) + body)
             else:
@@ -485,9 +513,29 @@ class Forwarder:
         """The node does not lead the slot, or not yet. A worker is told so; for a guest it is asked again."""
         if request.connection is not None:
             self._refuse(request, "")
-        elif request.body in self.guests:
-            self.claims_again.add(request.slot)
-            self._fleet.look_again(self._context.monotonic_seconds + RETRY_SECONDS)
+            return
+        slot = request.slot
+        if request.body in self.guests and slot not in self.claims_again:
+            pause = min(CLAIM_SECONDS_MAX, 2 * self._claim_pauses.get(slot, RETRY_SECONDS / 2))
+            self._claim_pauses[slot] = pause
+            at = self.claims_again[slot] = self._context.monotonic_seconds + pause
+            self._fleet.look_again(at)
+
+    def _claimed(self, name: str, request: Request, body: bytes) -> None:
+        """The primary of a guest's slot has answered a claim."""
+        self._claim_pauses.pop(request.slot, None)
+        if body.endswith(b"\0" + wire.CLAIM_KEPT) and request.body not in self.guests:
+            # Its worker has gone meanwhile, or has sent its result: that came there before this.
+            self._tell(name, RELEASE, request.body)
+
+    def claims_due(self, now: float) -> list[int]:
+        """Slots of guests that are to be claimed again now."""
+        due = [slot for slot, at in self.claims_again.items() if at <= now]
+        for slot in due:
+            del self.claims_again[slot]
+        if self.claims_again:
+            self._fleet.look_again(min(self.claims_again.values()))
+        return due
 
     # ---- relays
 
@@ -615,7 +663,7 @@ class Forwarder:
         slot = slot_of_handle(handle)
         if slot is None or self._context.log.slots[slot].serving:
             return False
-        if connection.node is None and handle not in self.guests and b".t" in handle.rpartition(b":")[2]:
+        if connection.node is None and handle not in self.guests and is_foreground(handle):
             # A foreground job's, unless it was made a background job and is on its way elsewhere.
             job = self._context.find_handle(handle)
             if job is None or not job.background:
@@ -636,6 +684,9 @@ class Forwarder:
             self._tell(name, request.packet_type, request.body)
         elif request.packet_type in _FINAL:
             self.park(request)
+            if name is not None and name == connection.node:
+                # The primary by this node's map says that it is not: the maps will agree in a moment.
+                self._fleet.look_again(self._context.monotonic_seconds + RETRY_SECONDS)
 
     def host(self, job: Job, connection: Connection) -> None:
         """A worker here runs a job whose slot goes to another node."""
@@ -714,6 +765,11 @@ class Forwarder:
     def own(self) -> Connection:
         """The connection over which this node asks itself."""
         return self._own
+
+
+def is_foreground(handle: bytes) -> bool:
+    """Whether the handle was given to a foreground job, which lives at the node that its prefix names."""
+    return b".t" in handle.rpartition(b":")[2]
 
 
 def take_bytes(chunks: list[bytes], count_max: int) -> bytes:

@@ -17,12 +17,12 @@ from cluster.node.client import ClientVerbs
 from cluster.node.connection import Connection, Held
 from cluster.node.context import Context, NodeSettings, Stop
 from cluster.node.fleet import Fleet, FleetSettings
-from cluster.node.forward import CANCEL, CANCEL_RES, DETACH, RELEASE, REMEMBERED_SUBMIT
+from cluster.node.forward import CANCEL, DETACH, RELEASE, REMEMBERED_SUBMIT
 from cluster.node.restore import Restorer, checkpoint
 from cluster.node.worker import WorkerVerbs
 from cluster.placement import Member
 from cluster.replication import SLOT_COUNT, Group, entries
-from cluster.wire import MISDIRECTED, PACKETS, TEXT, error, response
+from cluster.wire import MISDIRECTED, PACKETS, TEXT, error
 from cluster.wire import packets as wire
 
 Handler = Callable[[Connection, bytes], None]
@@ -161,7 +161,9 @@ class Node:
             elif packet_type == RELEASE:
                 self.workers.release(connection, body)
             elif packet_type == CANCEL:
-                self.context.send(connection, response(CANCEL_RES, self.admin.cancel(connection, body)))
+                assert self.fleet is not None
+                if not self.fleet.forwarder.ask_by_handle(connection, body, CANCEL):
+                    self.admin.cancel_for_node(connection, body)
             else:
                 self._unknown(connection, packet_type)
 

@@ -379,6 +379,8 @@ class WorkerVerbs:
         job = worker.running.get(handle) if worker is not None else None
         if job is not None:
             self.lost(job)
+        elif self._context.fleet is not None:
+            self._context.fleet.forwarder.withdraw_claim(connection, handle)
 
     # ---- losing
 
@@ -402,6 +404,11 @@ class WorkerVerbs:
             job.state = RECLAIM
             self.tell_failure(job)
             context.end(job, entries.OUT_OF_RETRIES)
+            return
+        fleet = context.fleet
+        if fleet is not None and fleet.draining and not context.log.slots[job.slot].serving:
+            job.state = RECLAIM
+            fleet.give_way(job)  # a foreground job: nobody would take it here
             return
         context.record_hint(job, entries.REQUEUED, job.handle)
         self._ledger.enqueue(job, first=True)

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.node import forward
 from cluster.node.context import slot_of_handle
 from cluster.node.fleet import HAND_OVER_JOBS_MAX
+from cluster.replication import slot_of
 from cluster.replication.replicator import FRAME_ENTRIES_BYTES_MAX
+from cluster.wire import Decoder
 from cluster.wire import packets as wire
 from tests.node.fleets import Client, Host, SmallFleet, handles, small_uniques
 
@@ -77,7 +80,7 @@ def test_a_stream_that_breaks_does_not_take_its_jobs_from_workers_behind_it() ->
     # As after a hand-over: the worker is known at another node.
     guest = worker_at(other)
     other.part.forwarder.guests[handle] = guest.connection
-    other.part.forwarder.claims_again.add(slot_of_handle(handle) or 0)
+    other.part.forwarder.claims_again[slot_of_handle(handle) or 0] = 0.0
     other.part.look_again(fleet.now)
     fleet.pass_time(1)
     rival = worker_at(leader)
@@ -350,3 +353,289 @@ def test_a_job_whose_worker_was_waited_for_twice_is_run_again_and_has_not_failed
 
     assert len(heir.node.context.limits.heap) == 0
     assert grabs(worker_at(heir)) == handle
+
+
+def parked_at_the_heir(fleet: SmallFleet, leader: Host, slot: int) -> Host:
+    """`leader` drains: who leads the slot next and does not serve it yet, and has something parked for it."""
+    fleet.etcd.put(replace(leader.member, draining=True))
+    for _ in range(2000):
+        fleet.connect_all()
+        fleet.look()
+        fleet.send_frames()
+        fleet.deliver(1)
+        for host in fleet.living():
+            if host is not leader and slot in host.part.forwarder.parked:
+                assert not host.node.log.slots[slot].serving
+                return host
+        for host in fleet.living():
+            host.write()
+            if host.part.busy:
+                host.turn(lambda: None)
+    raise AssertionError("nothing was parked")
+
+
+def led_and_not_served(fleet: SmallFleet, leader: Host, slot: int) -> tuple[Host, Host]:
+    """`leader` drains: who leads the slot next, and does not serve it yet; and the third, who knows it."""
+    fleet.etcd.put(replace(leader.member, draining=True))
+    for _ in range(2000):
+        fleet.connect_all()
+        fleet.look()
+        fleet.send_frames()
+        fleet.deliver(1)
+        for host in fleet.living():
+            if host is not leader and host.part.leads(slot) and not host.node.log.slots[slot].serving:
+                fleet.look()
+                return host, next(each for each in fleet.living() if each not in (leader, host))
+        for host in fleet.living():
+            host.write()
+            if host.part.busy:
+                host.turn(lambda: None)
+    raise AssertionError("it was served at once")
+
+
+def state_of(host: Host, handle: bytes) -> int | None:
+    job = host.node.context.find_handle(handle)
+    return None if job is None else job.state
+
+
+def text(client: Client, line: bytes) -> None:
+    """A line of the text protocol; what is answered comes as it is into `client.said`."""
+    client.host.turn(lambda: client.host.node.receive(client.connection, Decoder().feed(line)))
+
+
+class Telephone(Client):
+    """A client of the text protocol."""
+
+    def __init__(self, host: Host) -> None:
+        connection = host.connect().connection
+        super().__init__(host, connection)
+        connection.transport = self
+        self.said = b""
+        self.decoder = self  # type: ignore[assignment]
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        self.said += data
+        return []
+
+
+def test_a_worker_that_leaves_before_its_claim_is_granted_has_its_job_run_by_another() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = worker_at(leader)
+    assert grabs(worker) == handle
+    fleet.settle()
+    heir = parked_at_the_heir(fleet, leader, slot)
+    leader.turn(lambda: leader.node.disconnected(worker.connection))  # it tells the heir: behind the claim
+    fleet.settle()
+    fleet.pass_time(3)
+    assert grabs(worker_at(heir)) == handle
+
+
+def test_a_worker_that_leaves_before_its_claim_is_granted_may_bring_the_result_elsewhere() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = worker_at(leader)
+    assert grabs(worker) == handle
+    fleet.settle()
+    heir = parked_at_the_heir(fleet, leader, slot)
+    leader.turn(lambda: leader.node.disconnected(worker.connection))
+    again = worker_at(heir)
+    again.send(wire.WORK_COMPLETE, handle, b"result")
+    fleet.settle()
+    fleet.pass_time(3)
+    assert state_of(heir, handle) is None
+    assert again.take() == []
+
+
+def test_a_claim_that_is_granted_too_late_is_given_back() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = worker_at(leader)
+    assert grabs(worker) == handle
+    fleet.settle()
+    heir = parked_at_the_heir(fleet, leader, slot)
+    del leader.part.forwarder.guests[handle]  # as when what it said of its worker is on its way
+    fleet.settle()
+    fleet.pass_time(3)
+    assert grabs(worker_at(heir)) == handle
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_job_whose_result_found_no_room_runs_again(gone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = worker_at(leader)
+    assert grabs(worker) == handle
+    fleet.settle()
+    with monkeypatch.context() as full:
+        full.setattr(forward, "PARKED_REQUESTS_MAX", 0)
+        leader.turn(lambda: leader.part.pause([slot]))
+        worker.send(wire.WORK_COMPLETE, handle, b"result")
+    if gone:
+        fleet.etcd.put(replace(leader.member, draining=True))
+        fleet.settle()
+    fleet.pass_time(10)
+    primary = fleet.host_of(b"f", small_uniques(b"f")[0])
+    assert (primary is leader) != gone
+    assert grabs(worker_at(primary)) == handle
+
+
+def test_a_result_that_comes_back_arrives_when_its_node_knows_that_it_leads_the_slot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = worker_at(leader)
+    assert grabs(worker) == handle
+    fleet.settle()
+    fleet.etcd.put(replace(leader.member, draining=True))
+    fleet.settle()
+    heir = fleet.host_of(b"f", small_uniques(b"f")[0])
+    assert handle in leader.part.forwarder.guests
+    fleet.etcd.put(leader.member)  # the slot comes back, and the leader does not hear of it
+    with monkeypatch.context() as deaf:
+        deaf.setattr(leader.part, "see", lambda view: False)
+        for _ in range(100):
+            fleet.look()
+            fleet.send_frames()
+            fleet.deliver(16)
+            for host in fleet.living():
+                host.write()
+                host.turn(lambda: None)
+            fleet.now += 0.1
+            if fleet.host_of(b"f", small_uniques(b"f")[0]) is leader:
+                break
+        assert heir.part.primary_names[slot] == leader.name
+        assert leader.part.primary_names[slot] == heir.name
+        worker.send(wire.WORK_COMPLETE, handle, b"result")
+        for _ in range(5):
+            fleet.send_frames()
+            fleet.deliver(16)
+    fleet.settle()
+    fleet.pass_time(1)
+    assert all(state_of(host, handle) is None for host in fleet.living())
+
+
+def test_a_claim_for_another_node_does_not_hold_up_its_other_answers() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    other = next(host for host in fleet.living() if host is not leader)
+    unique = next(
+        unique
+        for unique in small_uniques(b"f")
+        if fleet.host_of(b"f", unique) is leader and slot_of(b"f\0" + unique) != slot
+    )
+    leader.part.settings = replace(leader.part.settings, pause_seconds=100.0)
+    leader.turn(lambda: leader.part.pause([slot]))  # it leads the slot for long, and does not serve it
+    other.part.forwarder.guests[handle] = worker_at(other).connection
+    other.turn(lambda: other.part.forwarder.claim_guests({slot}))
+    client = other.connect()
+    client.send(wire.SUBMIT_JOB, b"f", unique, b"")
+    fleet.pass_time(forward.NODE_PARK_SECONDS + 0.5)
+    assert len(handles(client.take())) == 1
+
+
+def test_claims_that_nobody_understands_are_repeated_ever_less_often() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    other = next(host for host in fleet.living() if host is not leader)
+    guest = worker_at(other).connection
+    for number in range(100):
+        other.part.forwarder.guests[b"%b%x" % (handle, number)] = guest
+    leader.turn(lambda: leader.part._step_down(slot))
+    leader.part.see = lambda view: False  # type: ignore[method-assign]
+    other.turn(lambda: other.part.forwarder.claim_guests({slot}))
+    before = other.part.forwarder.forwarded
+    fleet.pass_time(5, step=0.05)
+    assert 5 <= (other.part.forwarder.forwarded - before) / 100 <= 9
+
+
+def test_the_state_of_a_job_that_moves_is_told_by_who_serves_it_next() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    _, third = led_and_not_served(fleet, leader, slot)
+    client = third.connect()
+    client.send(wire.GET_STATUS, handle)
+    fleet.settle()
+    assert client.take() == [(wire.STATUS_RES, handle + b"\x001\x000\x000\x000")]
+
+
+def test_a_job_that_moves_is_cancelled_by_who_serves_it_next() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    heir, third = led_and_not_served(fleet, leader, slot)
+    operator = Telephone(third)
+    text(operator, b"cancel job %b\n" % handle)
+    fleet.settle()
+    assert operator.said == b"OK\r\n"
+    assert state_of(heir, handle) is None
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_cancel_that_was_not_committed_is_asked_of_the_next_primary(elsewhere: bool) -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, _ = job_at(fleet)
+    asked, third = (host for host in fleet.living() if host is not leader)
+    operator = Telephone(asked if elsewhere else leader)
+    for host in (asked, third):
+        if not (elsewhere and host is asked):
+            fleet.blocked.add(frozenset((leader.name, host.name)))
+            fleet.cut(leader.name, host.name)
+    text(operator, b"cancel job %b\n" % handle)
+    for _ in range(3):
+        fleet.send_frames()
+        fleet.deliver(16)
+        leader.write()
+    leader.frozen = True
+    fleet.etcd.delete(leader.name)
+    fleet.settle()
+    heir = fleet.host_of(b"f", small_uniques(b"f")[0])
+    assert heir is not leader
+    if not elsewhere:
+        assert operator.said == b""
+        assert state_of(heir, handle) is not None
+    leader.frozen = False
+    fleet.blocked.clear()
+    fleet.settle()
+    fleet.pass_time(1)
+    assert operator.said == b"OK\r\n"
+    assert all(state_of(host, handle) is None for host in fleet.living())
+
+
+@pytest.mark.parametrize("keys", [(b"", b""), tuple(small_uniques(b"f")[:2])])
+def test_foreground_jobs_do_not_begin_or_begin_again_at_a_node_that_drains(keys: tuple[bytes, bytes]) -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader = fleet.living()[0]
+    client, worker = leader.connect(), worker_at(leader)
+    client.send(wire.SUBMIT_JOB, b"f", keys[0], b"before")
+    fleet.settle()
+    if not keys[0]:
+        assert grabs(worker) is not None
+    fleet.etcd.put(replace(leader.member, draining=True))
+    fleet.settle()
+    client.send(wire.SUBMIT_JOB, b"f", keys[1], b"after")
+    fleet.settle()
+    leader.turn(lambda: leader.node.disconnected(worker.connection))
+    fleet.settle()
+    assert leader.node.ledger.count() == 0
+    told = handles(client.take())
+    assert len(told) == 2
+    for _ in told:
+        host = next(host for host in fleet.living() if host.node.ledger.count())
+        other = worker_at(host)
+        given = grabs(other)
+        assert given is not None
+        other.send(wire.WORK_COMPLETE, given, b"r")
+        fleet.settle()
+    assert sorted(body for _, body in client.take()) == sorted(handle + b"\0r" for handle in told)
