@@ -35,6 +35,7 @@ FORMAT: Final = 1
 FLEET_FORMAT: Final = 2
 # Older nonces, to tell an etcd that went back from a directory that is a copy.
 PAST_NONCES_MAX: Final = 32
+PAST_IDENTITIES_MAX: Final = 16
 _NO_NONCE: Final[dict[str, list[str]]] = {"nonces": [""], "past": []}
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 _REASON: Final = re.compile(r"[a-z]{1,32}")
@@ -160,6 +161,8 @@ class DataDirectory:
             UUID(content["identity"])
             if type(content.get("incarnation", 0)) is not int:
                 raise ValueError
+            if not all(isinstance(text, str) for text in content.get("formerly", ())):
+                raise ValueError
             if content["format"] == FLEET_FORMAT:
                 nonces = [content["fleet"], *content["nonces"], *content["past"]]
                 if not all(isinstance(text, str) for text in nonces) or type(content["slots"]) is not int:
@@ -227,6 +230,11 @@ class DataDirectory:
         """Those of which etcd has one, if it is as this directory left it; and older ones."""
         return tuple(self._content["nonces"]), tuple(self._content["past"])
 
+    @property
+    def formerly(self) -> tuple[str, ...]:
+        """Identities that it had, oldest first: in a map they stand for what is here no more."""
+        return tuple(self._content.get("formerly", ()))
+
     def next_nonces(self) -> Nonces:
         """Make this start's nonce; it is on disk when this returns. Call it when etcd answers: each call
         leaves one more until keep_nonce()."""
@@ -259,6 +267,8 @@ class DataDirectory:
         identity = uuid4()
         content = {**self._content, "identity": str(identity)}
         content["aside"] = f"journal.{reason}-{self.identity.hex}"
+        if reason != "copied":  # then another directory has that identity
+            content["formerly"] = [*self.formerly, self.identity.hex][-PAST_IDENTITIES_MAX:]
         if self.fleet is not None:
             content.update(_NO_NONCE)
         # First the name, then the content: a crash between must not leave the old name with nothing.

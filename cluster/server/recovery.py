@@ -57,6 +57,7 @@ class Saved:
     damage: str = ""  # what could not be read of it
     nonces: tuple[str, ...] = ()  # etcd has one of these; () where an older release saved the map
     past_nonces: tuple[str, ...] = ()
+    formerly: tuple[str, ...] = ()  # identities that the directory had; what they had is gone
 
     def would_refuse(self, generation: int, nonce: str) -> bool:
         """Whether its node would not start with what etcd has: a map of this generation, and this nonce for
@@ -96,7 +97,8 @@ class Restore:
 def read_saved(path: Path) -> Saved:
     """Read a stopped node's data directory. Raises DirectoryError, above all when the node runs.
 
-    As at a start, a torn tail of the journal is cut; nothing else is changed.
+    As at a start, a torn tail of the journal is cut, and what does not count any more after a failed fsync is
+    put aside; nothing else is changed.
     """
     try:
         content = json.loads((path / "identity").read_bytes())
@@ -141,6 +143,7 @@ def read_saved(path: Path) -> Saved:
             config,
             "; ".join(damage),
             *directory.nonces,
+            directory.formerly,
         )
     finally:
         directory.close()
@@ -162,6 +165,7 @@ def encode_saved(saved: Saved) -> str:
             "damage": saved.damage,
             "nonces": saved.nonces,
             "past_nonces": saved.past_nonces,
+            "formerly": saved.formerly,
         }
     )
 
@@ -183,7 +187,7 @@ def decode_saved(text: str | bytes, source: str) -> Saved:
             decode_map(_dump(value["map"]), revision, key=source) if value["map"] is not None else None,
             decode_config(_dump(value["config"]), key=source) if value["config"] is not None else None,
         )
-        nonces = [tuple(map(str, value.get(name, ()))) for name in ("nonces", "past_nonces")]
+        nonces = [tuple(map(str, value.get(name, ()))) for name in ("nonces", "past_nonces", "formerly")]
         return Saved(
             source,
             str(value["fleet"]),
@@ -244,6 +248,7 @@ def plan_restore(fleet: str, saved: Sequence[Saved], without: Collection[str] = 
             "directories"
         )
     names = newest.map.names
+    heard_of = by_identity.keys() | {identity for each in saved for identity in each.formerly}
     unknown = set(without) - set(names.values())
     if unknown:
         raise RestoreRefused(
@@ -253,7 +258,7 @@ def plan_restore(fleet: str, saved: Sequence[Saved], without: Collection[str] = 
     missing = {
         name
         for identity, name in names.items()
-        if identity not in by_identity and identity not in newest.map.forgotten
+        if identity not in heard_of and identity not in newest.map.forgotten
     }
     if missing - set(without):
         raise RestoreRefused(

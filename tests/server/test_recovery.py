@@ -103,6 +103,12 @@ def test_of_two_histories_an_operator_chooses_one() -> None:
     plan_restore("t", [*other, saved(A, fleet_map(lineage=(1, 2))), saved(B, fleet_map(lineage=(1, 2, 4)))])
 
 
+def test_one_that_begins_with_nothing_is_heard_and_does_not_count_as_a_copy() -> None:
+    rows = (SlotRow(1, "c", 7, (C,)), *fleet_map().slots[1:])
+    plan = plan_restore("t", [saved(A, fleet_map(slots=rows)), saved(B), saved("d" * 32, formerly=(C,))])
+    assert plan.lost == (0,)
+
+
 def test_one_that_will_not_come_back_need_not_be_there() -> None:
     known = fleet_map(forgotten=frozenset({C}))
     assert plan_restore("t", [saved(A, known), saved(B, known)]).map.forgotten == {C}
@@ -124,6 +130,21 @@ def test_a_saved_map_may_be_carried_as_a_file() -> None:
             decode_saved(text, "file")
     with pytest.raises(RestoreRefused, match="has format 2, this release knows 1"):
         decode_saved('{"format": 2}', "file")
+
+
+@pytest.mark.parametrize(("reason", "heard"), [("damaged", True), ("copied", False)])
+def test_a_damaged_directory_tells_which_one_it_was_and_a_copy_does_not(
+    reason: str, heard: bool, tmp_path: Path
+) -> None:
+    directory = DataDirectory(tmp_path / "n", "t")
+    directory.bind("t", SLOT_COUNT)
+    before = directory.identity.hex
+    directory.condemn(reason)  # and then it is killed
+    directory.close()
+    found = read_saved(tmp_path / "n")
+    assert found.identity != before
+    assert found.formerly == ((before,) if heard else ())
+    assert decode_saved(encode_saved(found).encode(), found.source).formerly == found.formerly
 
 
 def test_only_a_stopped_node_of_a_fleet_has_something_to_say(tmp_path: Path) -> None:
