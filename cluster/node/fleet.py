@@ -435,7 +435,7 @@ class Fleet:
                     waiting.setdefault(job.handle, []).append(Attached(client, answer))
         cancelled = self.cancels.pop(slot_index, 0) > context.log.committed
         if handles or cancelled:
-            self._ask_again(slot_index, handles, waiting)
+            self._ask_again(slot_index if cancelled else -1, handles, waiting)
         # The next primary attaches them again, under the same key.
         for handle, found in waiting.items():
             for client, _ in found:
@@ -454,10 +454,10 @@ class Fleet:
         self.forwarder.join_again(client, packet_type, body, job.slot, job.handle)
 
     def _ask_again(
-        self, slot_index: int, handles: dict[bytes, Job], waiting: dict[bytes, list[Attached]]
+        self, cancels_of: int, handles: dict[bytes, Job], waiting: dict[bytes, list[Attached]]
     ) -> None:
         """Promises that were not committed here: the next primary makes them. Who is told a handle only by
-        that one is attached by it, too, and struck from `waiting`."""
+        that one is attached by it, too, and struck from `waiting`. `cancels_of`: this slot's cancels, too."""
         groups = [*self.replicator.uncommitted_groups(), self._context.log.group]
         connections: dict[Connection, None] = {}
         for group in groups:
@@ -475,11 +475,11 @@ class Fleet:
                 if batch.gate <= self._context.log.committed and batch is not connection.batch:
                     continue
                 for position, chunk in enumerate(batch.chunks):
-                    if isinstance(chunk, Cancelled) and slot_of_handle(chunk.handle) == slot_index:
+                    if isinstance(chunk, Cancelled) and slot_of_handle(chunk.handle) == cancels_of:
                         if connection.node is not None:
                             batch.chunks[position] = ASK_AGAIN
                         else:
-                            request = Request(connection, CANCEL, chunk.handle, slot_index)
+                            request = Request(connection, CANCEL, chunk.handle, cancels_of)
                             self._park_in_place(request, batch, position)
                         continue
                     if not chunk.startswith(_CREATED):
