@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 from chaos_tests.sim.hunt import fresh_seeds, hunt
-from chaos_tests.sim.shrink import Failure, numbers_of, shrink
+from chaos_tests.sim.limits import SEED_SECONDS_MAX, Hangs, limited
+from chaos_tests.sim.shrink import DIES, HANGS, Failure, numbers_of, shrink
 from chaos_tests.sim.worlds import STEPS, WORLDS, play
 
 
@@ -66,11 +68,10 @@ def explain(failure: Failure) -> None:
     print(
         f"\n{failure.world} seed {failure.seed}, {len(failure.kept)} of {failure.steps} steps: {failure.text}"
     )
-    skip = failure.skip
-    try:
-        play(failure.world, failure.seed, steps=failure.steps, trace=True, skip=skip)
-    except Exception:
-        print(f"{failure.text}\n\n    {failure.command}\n", flush=True)
+    if failure.what not in (HANGS, DIES):
+        with limited(SEED_SECONDS_MAX), suppress(Exception, Hangs):
+            play(failure.world, failure.seed, steps=failure.steps, trace=True, skip=failure.skip)
+    print(f"{failure.text}\n\n    {failure.command}\n", flush=True)
 
 
 if __name__ == "__main__":

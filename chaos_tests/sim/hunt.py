@@ -10,13 +10,16 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count, islice, tee
 from multiprocessing import get_context
+from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Final, NamedTuple
 
-from chaos_tests.sim.shrink import Failure, attempt
+from chaos_tests.sim.limits import SEED_SECONDS_MAX, limited_process
+from chaos_tests.sim.shrink import DIES, Failure, attempt
 
 # Played in one go by one process: a few seconds' worth, so that a failure is soon told.
 SEEDS_AT_A_TIME: Final = {"turns": 25, "shell": 4}
@@ -70,9 +73,27 @@ def play_all(world: str, seeds: Iterable[int], steps: int) -> list[Failure]:
         return list(filter(None, (attempt(world, seed, steps) for seed in seeds)))
 
 
-def _play(world: str, seeds: Sequence[int], steps: int) -> Played:
+# In a process of the pool: what each chunk is at, for whoever finds that the process has died.
+_playing: SynchronizedArray[int]
+_NOTHING: Final = -1
+
+
+def _begin(playing: SynchronizedArray[int]) -> None:
+    global _playing
+    _playing = playing
+
+
+def _play(world: str, seeds: Sequence[int], steps: int, place: int, seconds_max: float) -> Played:
     began = time.monotonic()
-    failures = play_all(world, seeds, steps)
+    failures = []
+    with few_collections():
+        for seed in seeds:
+            _playing[place] = seed
+            with limited_process(seconds_max):
+                failure = attempt(world, seed, steps, seconds_max=seconds_max)
+            if failure is not None:
+                failures.append(failure)
+    _playing[place] = _NOTHING
     return Played(failures, time.monotonic() - began)
 
 
@@ -94,10 +115,14 @@ def hunt(
     steps: int,
     jobs: int,
     seconds: float | None = None,
+    seed_seconds_max: float = SEED_SECONDS_MAX,
     on_failure: Callable[[Failure], object] = lambda failure: None,
     on_progress: Callable[[Found], object] = lambda found: None,
 ) -> Found:
     """Play these seeds in each world, until there are no more, or time is up, or enough have failed.
+
+    A seed that takes longer than `seed_seconds_max` has failed. When a process dies, the seeds that were
+    being played have, and the hunt is over: nobody knows which of them it was.
 
     `on_failure` is called for each seed that fails, as soon as that is known, `on_progress` once a minute.
     """
@@ -106,10 +131,13 @@ def hunt(
     found = Found({world: Share() for world in worlds})
     left = dict(zip(worlds, tee(seeds, len(worlds)), strict=True))
     given = dict.fromkeys(worlds, 0.0)  # seconds, with those that are expected of what is being played
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running: dict[Future[Played], tuple[str, int, float]] = {}  # world, seeds, seconds expected
+    context = get_context("spawn")
+    playing = context.Array("q", [_NOTHING] * 2 * jobs)
+    with ProcessPoolExecutor(jobs, context, _begin, (playing,)) as pool:
+        # World, seeds, seconds expected, place in `playing`.
+        running: dict[Future[Played], tuple[str, int, float, int]] = {}
 
-        def submit() -> None:
+        def submit(place: int) -> None:
             while left:
                 world = min(left, key=given.__getitem__)
                 chunk = list(islice(left[world], SEEDS_AT_A_TIME.get(world, 1)))
@@ -117,17 +145,28 @@ def hunt(
                     share = found.shares[world]
                     expected = len(chunk) / share.seeds_per_second if share.seconds else 1.0
                     given[world] += expected
-                    running[pool.submit(_play, world, chunk, steps)] = world, len(chunk), expected
+                    future = pool.submit(_play, world, chunk, steps, place, seed_seconds_max)
+                    running[future] = world, len(chunk), expected, place
                     return
                 del left[world]
 
-        for _ in range(2 * jobs):
-            submit()
+        for place in range(2 * jobs):
+            submit(place)
         while running:
             done, _ = wait(running, told_at + PROGRESS_SECONDS - time.monotonic(), FIRST_COMPLETED)
             for future in done:
-                world, number, expected = running.pop(future)
-                played = future.result()
+                world, number, expected, place = running.pop(future)
+                try:
+                    played = future.result()
+                except BrokenProcessPool:
+                    left.clear()
+                    seed = playing[place]
+                    if seed != _NOTHING:
+                        text = f"{DIES}, or another one at that time"
+                        failure = Failure(world, seed, steps, DIES, text)
+                        found.failures.append(failure)
+                        on_failure(failure)
+                    continue
                 share = found.shares[world]
                 share.seeds += number
                 share.seconds += played.seconds
@@ -137,7 +176,8 @@ def hunt(
                     on_failure(failure)
                 over = seconds is not None and time.monotonic() - began >= seconds
                 if len(found.failures) < FAILURES_MAX and not over:
-                    submit()
+                    with suppress(BrokenProcessPool):
+                        submit(place)
             found.seconds = time.monotonic() - began
             if time.monotonic() - told_at >= PROGRESS_SECONDS:
                 told_at = time.monotonic()

@@ -6,8 +6,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from chaos_tests.sim.limits import SEED_SECONDS_MAX, Hangs, limited
 from chaos_tests.sim.worlds import Broken, play
+
+HANGS: Final = "hangs"
+DIES: Final = "the process that played it died"
 
 
 @dataclass(frozen=True)
@@ -34,23 +39,39 @@ class Failure:
         return f"python -m chaos_tests.sim {options}"
 
 
-def attempt(world: str, seed: int, steps: int, skip: frozenset[int] = frozenset()) -> Failure | None:
+def attempt(
+    world: str,
+    seed: int,
+    steps: int,
+    skip: frozenset[int] = frozenset(),
+    *,
+    seconds_max: float = SEED_SECONDS_MAX,
+) -> Failure | None:
     """Play it; None when nothing is wrong."""
     try:
-        play(world, seed, steps=steps, skip=skip)
+        with limited(seconds_max):
+            play(world, seed, steps=steps, skip=skip)
+    except Hangs as error:
+        return Failure(world, seed, steps, HANGS, f"{HANGS} {error}", skip)
     except Exception as error:
         if isinstance(error, Broken):
             what = error.rule
         else:
             what = f"{type(error).__name__} in {traceback.extract_tb(error.__traceback__)[-1].name}"
-        reached = getattr(error, "step", None) or steps
+        known: int | None = getattr(error, "step", None)
+        reached = steps if known is None else known
         skipped = frozenset(step for step in skip if step <= reached)
         return Failure(world, seed, reached, what, f"{type(error).__name__}: {error}", skipped)
     return None
 
 
 def shrink(failure: Failure, seconds: float = 30.0) -> Failure:
-    """Leave out steps as long as the same promise is broken, and there is time."""
+    """Leave out steps as long as the same promise is broken, and there is time.
+
+    What hangs, or kills whoever plays it, stays as it is.
+    """
+    if failure.what in (HANGS, DIES):
+        return failure
     end = time.monotonic() + seconds
     best = failure
 
@@ -58,7 +79,8 @@ def shrink(failure: Failure, seconds: float = 30.0) -> Failure:
         nonlocal best
         steps = max(kept, default=0)
         skip = frozenset(range(1, steps + 1)) - frozenset(kept)
-        found = attempt(best.world, best.seed, steps, skip)
+        left = max(end - time.monotonic(), 1.0)
+        found = attempt(best.world, best.seed, steps, skip, seconds_max=left)
         if found is None or found.what != best.what:
             return False
         best = found

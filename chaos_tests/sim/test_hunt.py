@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from chaos_tests.sim import bad_world
 from chaos_tests.sim import hunt as hunting
 from chaos_tests.sim.__main__ import tell
 from chaos_tests.sim.hunt import Found, Share, hunt
-from chaos_tests.sim.shrink import Failure
+from chaos_tests.sim.shrink import DIES, HANGS, Failure
 
 
 def test_a_hunt_plays_every_seed_in_each_world() -> None:
@@ -25,6 +26,7 @@ def test_worlds_share_the_time_although_one_is_much_faster() -> None:
     assert turns.seeds > shell.seeds > 0
     assert turns.seconds < 3 * shell.seconds
     assert shell.seconds < 3 * turns.seconds
+    assert [f"{failure.text}: {failure.command}" for failure in found.failures] == []
 
 
 def test_a_failure_is_told_at_once_with_the_command_that_replays_it() -> None:
@@ -36,6 +38,26 @@ def test_a_failure_is_told_at_once_with_the_command_that_replays_it() -> None:
     assert told == found.failures
     assert 5 <= len(told) < 50, "it ends when enough have failed"
     assert told[0].command == "python -m chaos_tests.sim --world nowhere --seed 0 --steps 20"
+
+
+def test_a_seed_that_never_ends_is_told_and_the_others_are_played() -> None:
+    found = hunt([bad_world.NAME], [2, bad_world.NEVER_ENDS, 6], steps=20, jobs=1, seed_seconds_max=0.5)
+
+    assert found.seeds == 3
+    assert [(failure.seed, failure.what) for failure in found.failures] == [(bad_world.NEVER_ENDS, HANGS)]
+
+
+def test_a_process_that_dies_is_no_success() -> None:
+    told: list[Failure] = []
+    seeds = [bad_world.BROKEN, 4, bad_world.DIES, *range(10, 1000)]
+
+    found = hunt([bad_world.NAME], seeds, steps=20, jobs=1, on_failure=told.append)
+
+    assert told == found.failures
+    assert [(failure.seed, failure.what) for failure in found.failures] == [
+        (bad_world.BROKEN, "a promise"),
+        (bad_world.DIES, DIES),
+    ]
 
 
 def test_what_is_told_of_a_failure_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:

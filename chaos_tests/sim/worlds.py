@@ -23,11 +23,12 @@ class Broken(AssertionError):
     def __init__(self, rule: str, text: str = "") -> None:
         super().__init__(f"{rule}: {text}" if text else rule)
         self.rule = rule
+        self.text = text
 
 
 def world(name: str) -> Callable[..., object]:
-    """The world's `run`. Raises ImportError where the world is not installed."""
-    run: Callable[..., object] = import_module(WORLDS[name]).run
+    """The `run` of a world, or of the module of that name. Raises ImportError where it is not installed."""
+    run: Callable[..., object] = import_module(WORLDS.get(name, name)).run
     return run
 
 
@@ -37,10 +38,7 @@ def play(
     """One seed; what it raises has a note that tells the seed."""
     run = world(name)
     try:
-        if name == "turns":
-            run(seed, steps=steps, trace=trace, skip=skip)
-        else:
-            run(seed, trace=trace, skip=skip)
+        run(seed, steps=steps, trace=trace, skip=skip)
     except Exception as error:
         error.add_note(f"world {name}, seed {seed}: python -m chaos_tests.sim --world {name} --seed {seed}")
         raise

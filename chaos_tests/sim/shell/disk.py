@@ -575,7 +575,7 @@ class SimJournal(Journal):
             while self._queue.begun and goes_on:
                 goes_on = self._work(self._queue.begun.popleft())
         except Exception as error:
-            self._world.fail(f"{self._process.name}: the journal failed, which is a defect ({error!r})")
+            self._world.fail_by(error, f"{self._process.name}: the journal failed, which is a defect")
             raise
         self._at_work = False
         if not goes_on:

@@ -212,18 +212,18 @@ class Node:
         }
         if identity != self.identity:
             if self.identity and not self.damaged:
-                self.world.fail(f"{self.name}: its disk was good, and it has a new identity")
+                self.world.fail("a good disk has a new identity", self.name)
             self.account.lost_disk(self.identity)
             self.identity = identity
             self._segments, self.disk, self._dropped_before = {}, [], 0
             if any(found.values()):
-                self.world.fail(f"{self.name}: a new identity with old entries")
+                self.world.fail("a new identity with old entries", self.name)
         elif not self.damaged:
             for number, known in self._segments.items():
                 if known and number not in found:
-                    self.world.fail(f"{self.name}: segment {number} is gone, and was durable")
+                    self.world.fail("a durable segment is gone", f"{self.name}: {number}")
                 elif not found.get(number, b"").startswith(known):
-                    self.world.fail(f"{self.name}: segment {number} is not what was durable")
+                    self.world.fail("a segment is not what was durable", f"{self.name}: {number}")
         self.damaged = False
         for number, data in sorted(found.items()):
             known = self._segments.setdefault(number, bytearray())

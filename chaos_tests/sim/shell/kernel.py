@@ -15,7 +15,7 @@ What a part that stands for something below the shell (gRPC, etcd) may use:
     world.say("words", value)         a line of the trace; what is said is part of the run's digest
     world.dice_for("name")            a Random for each name: its draws do not disturb other parts
     world.network                     connections, see below and network.py
-    world.fail("what is wrong")       the run is broken: Broken is raised from world.run
+    world.fail("rule", "what is wrong")    the run is broken: Broken is raised from world.run
 
     process.loop                      a SimLoop; asyncio.get_running_loop() while its callbacks run
     process.post(act, *arguments)     act is run as a callback of this process when the dice choose it; never
@@ -62,6 +62,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context
 from heapq import heappop, heappush
 from random import Random
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
@@ -129,7 +130,7 @@ class World:
         self.callbacks = 0  # that have run
         self.on_step: Callable[[], None] = lambda: None  # every `step_callbacks`
         self.step_callbacks = 10
-        self.failure: str | None = None
+        self.failure: Broken | None = None
         self.error: BaseException | None = None  # behind the failure
         self._heap: list[tuple[float, int, Event]] = []
         self._numbers = itertools.count(1)
@@ -183,11 +184,23 @@ class World:
             who = self.current.name if self.current is not None else "-"
             print(f"{self.now - START_SECONDS:10.6f} {self.callbacks:7} {who:>8} {text}", flush=True)
 
-    def fail(self, text: str) -> None:
-        """The first failure ends the run."""
+    def fail(self, rule: str, text: str = "") -> None:
+        """The first failure ends the run. `rule`: what was broken, without a word on who broke it."""
         if self.failure is None:
-            self.failure = text
-            self.say("BROKEN", text)
+            self.failure = Broken(rule, text)
+            self.say("BROKEN", self.failure)
+
+    def fail_by(self, error: BaseException, text: str = "") -> None:
+        """Something was raised that nobody expects: a broken promise, or a defect of whatever ran."""
+        if self.failure is not None:
+            return
+        self.error = error
+        if isinstance(error, Broken):
+            self.fail(error.rule, error.text)
+        else:
+            frames = extract_tb(error.__traceback__)
+            where = f" in {frames[-1].name}" if frames else ""
+            self.fail(f"{type(error).__name__}{where}", f"{text}: {error!r}" if text else repr(error))
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -245,8 +258,7 @@ class World:
                 if not event._cancelled:
                     self._fire(event)
             if self.failure is not None:
-                rule, _, text = self.failure.partition(": ")
-                raise Broken(rule, text) from self.error
+                raise self.failure from self.error
             if runnable:
                 count = len(runnable)
                 index = int(pick() * count) if count > 1 else 0
@@ -340,7 +352,7 @@ class Process:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None and self.alive and not isinstance(error, Killed):
-            self.world.fail(f"{self.name}: {error!r}")
+            self.world.fail_by(error, self.name)
 
     def post(self, act: Callable[..., object], *arguments: Any) -> Event:
         """Run something in this process when the dice choose it."""
@@ -503,8 +515,11 @@ class SimLoop(asyncio.AbstractEventLoop):
         """A callback raised, or a task's error was looked at by nobody: a defect in whatever ran."""
         if self.process.alive:
             error = context.get("exception")
-            self.world.fail(f"{self.process.name}: {context.get('message')}: {error!r}")
-            self.world.error = error if isinstance(error, BaseException) else None
+            text = f"{self.process.name}: {context.get('message')}"
+            if isinstance(error, BaseException):
+                self.world.fail_by(error, text)
+            else:
+                self.world.fail("an error of a loop", text)
 
     # ---- network
 

@@ -152,6 +152,7 @@ def _say(world: World, level: str, values: MutableMapping[str, Any]) -> Any:
     if error:
         import sys
 
-        world.error = sys.exc_info()[1] if error is True else error
-        world.fail(f"{process.name}: {event}: {world.error!r}")
+        raised = error if isinstance(error, BaseException) else sys.exc_info()[1]
+        if raised is not None:
+            world.fail_by(raised, f"{process.name}: {event}")
     raise structlog.DropEvent

@@ -104,7 +104,7 @@ class Restoring:
         try:
             plan = plan_restore(FLEET, saved, self._without)
             if plan.lost:
-                self._world.fail(f"the restored map has slots without a copy: {plan.lost}")
+                self._world.fail("a restored map has slots without a copy", str(plan.lost))
             await restore(options, plan)
         except StoreError as error:
             self._world.say("operator:", error)

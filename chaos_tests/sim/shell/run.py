@@ -24,7 +24,7 @@ from chaos_tests.sim.shell.troubles import Trouble, Troubles, schedule
 from chaos_tests.sim.shell.users import Client, Told, Worker
 from chaos_tests.sim.shell.workload import HAClient, HAWorker
 from chaos_tests.sim.turns.account import Account
-from chaos_tests.sim.worlds import Broken
+from chaos_tests.sim.worlds import STEPS, Broken
 from cluster.drill.checker import Verdict, check
 from cluster.drill.history import History
 from cluster.placement import View, decode_map
@@ -68,7 +68,7 @@ class _Time:
 class Run:
     """One seed."""
 
-    def __init__(self, seed: int, *, trace: bool = False, skip: frozenset[int] = frozenset()) -> None:
+    def __init__(self, seed: int, schedule: list[Trouble], *, trace: bool = False) -> None:
         self.world = world = World(seed, trace=trace)
         self.dice = world.dice_for("run")
         self.etcd = EtcdMembers(world)
@@ -91,9 +91,7 @@ class Run:
             for number in range(2)
         ]
         self.users = {user.name: user for user in (*self.clients, *self.workers)}
-        self.schedule = [
-            trouble for trouble in schedule(seed, TROUBLED_SECONDS) if trouble.number not in skip
-        ]
+        self.schedule = schedule
         self.troubles = Troubles(self)
         self.fleet_map: FleetMap | None = None
         self.map_is_lost = False  # etcd has an old one, or none, until an operator mends it
@@ -202,8 +200,7 @@ class Run:
                     raise Broken("somebody spins")
                 self._counted = now, self.world.callbacks
         except AssertionError as error:
-            self.world.error = error
-            self.world.fail(str(error))
+            self.world.fail_by(error)
 
     def _assigned(self, node: Node, handle: bytes) -> None:
         """A job is about to be sent to a worker."""
@@ -212,8 +209,7 @@ class Run:
             try:
                 self.account.assigned(node, handle, view, self.world.now, kept=False)  # type: ignore[arg-type]
             except AssertionError as error:
-                self.world.error = error
-                self.world.fail(str(error))
+                self.world.fail_by(error)
 
     def _acknowledged(self) -> None:
         news, account = self.told.news, self.account
@@ -258,14 +254,14 @@ class Run:
         return f"empty queues: {left}" if any(left.values()) else ""
 
 
-def run(seed: int, *, trace: bool = False, skip: frozenset[int] = frozenset()) -> Result:
-    """Play one seed, without the troubles whose numbers are in `skip`. Raises Broken."""
+def run(seed: int, *, steps: int = STEPS, trace: bool = False, skip: frozenset[int] = frozenset()) -> Result:
+    """Play one seed, with its first `steps` troubles, without those in `skip`. Raises Broken."""
     gc.freeze()  # what is here already need not be looked at when the run is collected
-    last = max((trouble.number for trouble in schedule(seed, TROUBLED_SECONDS)), default=0)
+    troubles = [trouble for trouble in schedule(seed, TROUBLED_SECONDS) if trouble.number <= steps]
     try:
-        return Run(seed, trace=trace, skip=skip).play()
+        return Run(seed, [each for each in troubles if each.number not in skip], trace=trace).play()
     except Exception as error:
-        error.step = last  # type: ignore[attr-defined]
+        error.step = len(troubles)  # type: ignore[attr-defined]
         raise
     finally:
         gc.collect()

@@ -9,23 +9,22 @@ import pytest
 from chaos_tests.sim.shell.etcd import State
 from chaos_tests.sim.shell.fleet import Node
 from chaos_tests.sim.shell.restoring import Restoring
-from chaos_tests.sim.shell.run import Run
-from chaos_tests.sim.shell.troubles import Trouble
+from chaos_tests.sim.shell.run import TROUBLED_SECONDS, Run
+from chaos_tests.sim.shell.troubles import Trouble, schedule
 
 
 # In 36 and 48 etcd had forgotten a node's start and nothing else: `gearfleet fleet restore` saw no need, and
 # the node would not start.
 @pytest.mark.parametrize("seed", [1, 5, 12, 36, 48])
 def test_a_fleet_whose_etcd_was_restored_comes_back_with_all_its_jobs(seed: int) -> None:
-    run = Run(seed)
+    run = Run(seed, schedule(seed, TROUBLED_SECONDS))
     at = Random(f"{seed} rest").uniform(0.5, 6.0)
     run.schedule.append(Trouble(len(run.schedule) + 1, at, "etcd_restored", f"{seed} x"))
     assert run.play().verdict.valid
 
 
 def test_nodes_that_are_started_on_a_restored_etcd_lead_nothing_until_an_operator_has_mended_it() -> None:
-    run = Run(0)
-    run.schedule.clear()
+    run = Run(0, [])
     world, etcd, nodes = run.world, run.etcd, run.nodes
     backups: list[State] = []
     up_to_date: list[bool] = []

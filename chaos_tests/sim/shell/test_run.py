@@ -8,10 +8,27 @@ import sys
 
 import pytest
 
+from chaos_tests.sim.hunt import play_all
+from chaos_tests.sim.kept import Kept, kept_seeds
 from chaos_tests.sim.shell.disk import SimJournal, SimOs
 from chaos_tests.sim.shell.run import run
+from chaos_tests.sim.worlds import STEPS, play
 
 SEED = 3
+FRESH = 40
+SEEDS_PER_TEST = 10
+
+
+@pytest.mark.parametrize("first", range(0, FRESH, SEEDS_PER_TEST))
+def test_no_run_breaks_a_promise(first: int) -> None:
+    failures = play_all("shell", range(first, first + SEEDS_PER_TEST), STEPS)
+
+    assert [f"{failure.text}: {failure.command}" for failure in failures] == []
+
+
+@pytest.mark.parametrize("kept", kept_seeds("shell"))
+def test_what_was_mended_stays_mended(kept: Kept) -> None:
+    play("shell", kept.seed, steps=kept.steps or STEPS)
 
 
 def digest_in_a_fresh_process(hash_seed: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from chaos_tests.sim.shell.etcd_cluster import COMMIT_SECONDS
 from chaos_tests.sim.shell.fleet import LEASE_SECONDS, Node
 from chaos_tests.sim.shell.restoring import Restoring
 from cluster.drill.history import Kind
@@ -393,13 +394,12 @@ class Troubles:
     def etcd_slow(self, dice: Random) -> None:
         cluster = self.run.etcd.cluster
         fault = self._fault("etcd slow", "etcd")
-        before = cluster.commit_seconds
         cluster.commit_seconds = (0.01, dice.choice((0.1, 0.4, 1.0)))
         cluster.watch_delay_seconds = dice.choice((0.0, 0.5, 3.0))
         self.world.say("etcd slow", *cluster.commit_seconds, cluster.watch_delay_seconds)
 
         def undo() -> None:
-            cluster.commit_seconds, cluster.watch_delay_seconds = before, 0.0
+            cluster.commit_seconds, cluster.watch_delay_seconds = COMMIT_SECONDS, 0.0
 
         self._for_a_while(self._lasts(dice), undo, fault=fault)
 

@@ -114,7 +114,7 @@ class HAClient:
         if isinstance(end, bytes):
             self.world.say("result", unique)
             if end not in (payload, STOCK_RESULT):
-                self.world.fail(f"{self.name}: the result of {unique} is {end!r}")
+                self.world.fail("the result of another job", f"{self.name}, {unique}: {end!r}")
 
     def _payload(self, unique: str) -> bytes:
         return unique.encode() + b"." * self.dice.choice((0, 0, 10, 1000))
