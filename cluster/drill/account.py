@@ -23,13 +23,16 @@ class Call:
         "key",
         "order",
         "outcome",
+        "over",
         "priority",
         "result",
         "slot",
+        "told_failure",
     )
 
     def __init__(self, begun: int, event: Event) -> None:
         self.begun = begun  # event
+        self.over = NEVER  # the last event of it
         self.key = event.key
         self.priority = event.priority
         self.order = event.order
@@ -38,7 +41,8 @@ class Call:
         self.acked = NEVER
         self.gave_up = NEVER  # waiting for the end of a foreground job that had been acknowledged
         self.handle = ""
-        self.result = False
+        self.result = NEVER  # the first
+        self.told_failure = False  # and not of success
 
     @property
     def open(self) -> bool:
@@ -113,7 +117,7 @@ def place(handle: str) -> tuple[int, int, bool]:
 
 def has_unique(key: str) -> bool:
     """Whether jobs of this key join."""
-    return key != "" and key[-1] != "/"
+    return key.partition("/")[2] != ""
 
 
 class Fault:
@@ -185,8 +189,9 @@ class Account:
             elif kind is Kind.REFUSED or kind is Kind.UNKNOWN:
                 self._not_acknowledged(index, event)
             elif kind is Kind.RESULT:
-                if (waiting := self.calls.get(event.call)) is not None:
-                    waiting.result = True
+                if (waiting := self.calls.get(event.call)) is not None and waiting.result == NEVER:
+                    waiting.result = waiting.over = index
+                    waiting.told_failure = event.text != ""
             elif kind is Kind.FAULT:
                 self.faults[event.fault] = Fault(event)
             elif kind is Kind.HEALED:
@@ -225,7 +230,7 @@ class Account:
         if job.key != call.key or (job.call not in (None, call) and not has_unique(call.key)):
             self.two_jobs.append((index, job, call.key))
         # A foreground job that its client submitted again has another handle then: the last one counts.
-        call.outcome, call.handle, call.acked = Kind.ACK, job.handle, index
+        call.outcome, call.handle, call.acked, call.over = Kind.ACK, job.handle, index, index
         if call.slot < 0:
             call.slot = job.slot
         if job.call is None:
@@ -236,6 +241,7 @@ class Account:
         call = self.calls.get(event.call)
         if call is None:
             return
+        call.over = index
         if call.outcome is not Kind.ACK:
             call.outcome = event.kind
         elif self.jobs[call.handle].foreground:

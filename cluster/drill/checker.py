@@ -45,7 +45,8 @@ from __future__ import annotations
 
 import gc
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -56,6 +57,7 @@ from cluster.drill.history import Event, History, Kind
 GRACE_SECONDS: Final = 10.0  # a lease: so long after its end a fault still has effects
 GAP_SECONDS_MIN: Final = 0.5  # shorter waits for an acknowledgement are no gap worth keeping
 RETRY_SECONDS: Final = 1.0  # a submit so soon after a refused one waits for the same thing
+FEW: Final = 10  # submits of a function, of which none needs to be acknowledged
 EXAMPLES: Final = 3  # of each broken promise, in `problems`
 _PRIORITIES: Final = {"high": 0, "normal": 1, "low": 2}
 
@@ -229,7 +231,7 @@ class _Check:
         if not drained:
             return
         for call in self._account.calls.values():
-            if not call.result and (call.outcome is Kind.ACK or call.gave_up != NEVER):
+            if call.result == NEVER and (call.outcome is Kind.ACK or call.gave_up != NEVER):
                 job = self._account.jobs[call.handle]
                 if job.foreground and not self._gave_up_with_reason(call, job):
                     self._report(self._result.lost, call.acked, job, "its caller was never told the end")
@@ -586,8 +588,7 @@ class _Check:
     def _say_problems(self, drained: bool, queued: int, running: int) -> None:
         result = self._result
         problems = result.problems
-        if not self._account.calls:
-            problems.append("nothing was submitted: this proves nothing")
+        problems += self._what_proves_nothing()
         if not drained:
             problems.append("the fleet was not drained: what is lost cannot be told from what still waits")
         if queued or running:
@@ -604,6 +605,23 @@ class _Check:
             if findings:
                 problems.append(f"{len(findings)} {what}: {_examples(findings)}")
         result.duplicated_explained.sort(key=attrgetter("at"))
+
+    def _what_proves_nothing(self) -> Iterator[str]:
+        """Where no promise was broken because none was given."""
+        calls: Counter[str] = Counter()
+        promises: Counter[str] = Counter()
+        for call in self._account.calls.values():
+            function = call.key.partition("/")[0]
+            calls[function] += 1
+            promises[function] += call.acked != NEVER
+        if not calls:
+            yield "nothing was submitted: this proves nothing"
+        elif not promises.total():
+            yield f"nothing of {calls.total()} submits was acknowledged: this proves nothing"
+        else:
+            for function, number in calls.items():
+                if number >= FEW and not promises[function]:
+                    yield f"nothing of {number} submits of {function} was acknowledged: this proves nothing"
 
 
 def _examples(findings: list[Finding]) -> str:

@@ -137,6 +137,8 @@ def test_what_a_server_does_that_keeps_its_promises_is_valid(
 ) -> None:
     server = Server()
     server.submit(0)
+    server.take(2)
+    server.answer(1)
     for step, choice in taken:
         step(server, choice)  # type: ignore[operator]
     server.drain()

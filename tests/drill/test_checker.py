@@ -1,5 +1,7 @@
 """For each promise a history that breaks it, and others that only nearly do."""
 
+from collections.abc import Callable
+
 import pytest
 
 from cluster.drill.checker import Gap, Verdict, check
@@ -17,6 +19,7 @@ KINDS = (
 )
 
 H1, H2, H3 = "H:a:1.2.1", "H:a:1.2.2", "H:a:1.2.3"  # slot 1, epoch 2
+ELSEWHERE = "H:a:9.2.1"
 FOREGROUND = "H:a:1.tff.1"
 
 
@@ -94,6 +97,8 @@ def test_a_submit_of_unknown_end_may_be_run_or_not(story: Story) -> None:
     story.give_up(story.submit("f/1"))
     story.give_up(story.submit("f/2"))
     story.work("f/2", H2)
+    story.promise("f/0", ELSEWHERE)
+    story.work("f/0", ELSEWHERE)
     story.submit("f/3")  # never answered
     story.submit("f/4")
     story.work("f/4", H3)
@@ -117,6 +122,27 @@ def test_what_still_waits_after_a_drain_is_a_problem(story: Story) -> None:
 def test_an_empty_history_proves_nothing(story: Story) -> None:
     assert story.check().problems == ["nothing was submitted: this proves nothing"]
     assert not story.check().broken
+
+
+@pytest.mark.parametrize("answer", [Story.refuse, Story.give_up])
+def test_a_history_in_which_nothing_was_acknowledged_proves_nothing(
+    story: Story, answer: Callable[[Story, int], None]
+) -> None:
+    for number in range(50):
+        answer(story, story.submit(f"f/{number}"))
+    verdict = story.check()
+    assert verdict.problems == ["nothing of 50 submits was acknowledged: this proves nothing"]
+    assert not verdict.broken
+
+
+def test_a_function_of_which_nothing_was_acknowledged_proves_nothing(story: Story) -> None:
+    story.promise("g/1", H1)
+    story.work("g/1", H1)
+    for number in range(9):
+        story.give_up(story.submit(f"f/{number}"))
+    assert fine(story)  # the only submits of a few seconds may all have met a fault
+    story.give_up(story.submit("f/9"))
+    assert story.check().problems == ["nothing of 10 submits of f was acknowledged: this proves nothing"]
 
 
 def test_a_promise_that_was_broken_is_told_from_a_history_that_proves_nothing(story: Story) -> None:
@@ -167,12 +193,16 @@ def test_unexpected_is_what_nobody_submitted(story: Story) -> None:
 
 
 def test_unexpected_is_what_was_only_ever_refused(story: Story) -> None:
+    story.promise("f/0", ELSEWHERE)
+    story.work("f/0", ELSEWHERE)
     story.refuse(story.submit("f/1"))
     story.work("f/1", H1)
     assert broken(story, "unexpected").unexpected[0].text == "run, only ever refused"
 
 
 def test_what_was_refused_once_and_then_timed_out_may_run(story: Story) -> None:
+    story.promise("f/0", ELSEWHERE)
+    story.work("f/0", ELSEWHERE)
     story.refuse(story.submit("f/1"))
     story.give_up(story.submit("f/1"))
     story.work("f/1", H1)
@@ -551,6 +581,14 @@ def test_jobs_without_a_unique_do_not_join(story: Story) -> None:
     story.work("f/", H1)
     story.work("f/", H2)
     assert fine(story)
+
+
+def test_a_unique_may_end_with_a_slash(story: Story) -> None:
+    story.promise("f/dir/", H1)
+    story.promise("f/dir/", H2)
+    story.work("f/dir/", H1)
+    story.work("f/dir/", H2)
+    broken(story, "coalescing_broken")
 
 
 # ---- order
