@@ -3,12 +3,15 @@
 What is true of this system, and how a history shows that it was not:
 
 lost              An acknowledged background job ends: some run of its handle is DONE or FAILED. A foreground
-                  call that was acknowledged ends for its caller: RESULT; or UNKNOWN when it gave up, but not
-                  `grace_seconds` and more after the job's end when there was no fault at all since it was
-                  called. Judged only after a full drain; a history that was not drained proves nothing and
-                  is not valid.
+                  call that was acknowledged ends for its caller: RESULT; or UNKNOWN when it gave up. Without
+                  any fault since it was called it must not give up `grace_seconds` and more after the job's
+                  end, nor, of a job without an end, so long after its node gave out one that was made later
+                  and is not more urgent. Judged only after a full drain; a history that was not drained
+                  proves nothing and is not valid.
 unexpected        A job that runs was submitted before, by a call that was not refused. A call that timed out
-                  (UNKNOWN) or never returned may have made a job, or not.
+                  (UNKNOWN) or never returned may have made a job, or not. A caller that was told of success
+                  has it from a run that was DONE before, under whatever handle. One that was told of a
+                  failure: from a run that FAILED or was cut off; or there was a fault meanwhile.
 duplicated        A handle is one job for ever, so its second run is a duplicate. So is a handle that no call
                   accounts for: each was made by a call of its own, acknowledged with it or of unknown end.
                   At-least-once delivery allows a duplicate where a fault explains it: one that touched a
@@ -48,6 +51,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -179,6 +183,10 @@ def _is_stranger(job: Job, told: Container[str]) -> bool:
     return job.handle not in told or job.first_run < job.begun
 
 
+def _maker_and_function(job: Job) -> tuple[str, str]:
+    return job.handle[: job.handle.rfind(":")], job.key.partition("/")[0]
+
+
 class _Check:
     """One method for each promise."""
 
@@ -191,6 +199,7 @@ class _Check:
     def verdict(self, drained: bool, queued: int, running: int) -> Verdict:
         self._count()
         self._check_ends(drained)
+        self._check_results()
         self._check_expected()
         self._check_duplicates()
         self._check_coalescing()
@@ -237,15 +246,89 @@ class _Check:
                     self._report(self._result.lost, call.acked, job, "its caller was never told the end")
 
     def _gave_up_with_reason(self, call: Call, job: Job) -> bool:
-        """Whether the job had not ended long before, or a fault may have kept its end from the caller."""
+        """Whether the job had not ended long before and may have waited for its turn, or a fault may have
+        kept its end from the caller."""
         if call.gave_up == NEVER:
             return False
         events = self._account.events
         begun, gave_up = events[call.begun].at - self._grace_seconds, events[call.gave_up].at
-        if job.ended == NEVER or gave_up < events[job.ended].at + self._grace_seconds:
+        long_before = gave_up - self._grace_seconds
+        if events[call.acked if job.ended == NEVER else job.ended].at > long_before:
             return True
         workers = self._account.workers
-        return self._account.fault_of(workers, set(), begun, gave_up, foreground=True) is not None
+        if self._account.fault_of(workers, set(), begun, gave_up, foreground=True) is not None:
+            return True
+        return job.ended == NEVER and not self._was_passed_over(call, job, long_before)
+
+    def _was_passed_over(self, call: Call, job: Job, until: float) -> bool:
+        """Whether its node had given out a job by then that was made later and is not more urgent: the queue
+        was not too long, so."""
+        events = self._account.events
+        priority = _PRIORITIES.get(call.priority, 1)
+        return any(
+            call.acked < later.begun
+            and later.first_run != NEVER
+            and events[later.first_run].at <= until
+            and later.call is not None
+            and _PRIORITIES.get(later.call.priority, 1) >= priority
+            for later in self._made_by.get(_maker_and_function(job), ())
+        )
+
+    @cached_property
+    def _made_by(self) -> dict[tuple[str, str], list[Job]]:
+        made: dict[tuple[str, str], list[Job]] = {}
+        for job in self._account.jobs.values():
+            made.setdefault(_maker_and_function(job), []).append(job)
+        return made
+
+    def _check_results(self) -> None:
+        """Whoever is told the end of a foreground job has it from a run."""
+        for number, call in self._account.calls.items():
+            if call.result != NEVER and not self._has_end(call):
+                how = (
+                    "a failure, and no run had failed"
+                    if call.told_failure
+                    else "success, and no run was done"
+                )
+                at = self._account.events[call.result].at
+                found = Finding(at, call.key, call.handle, f"call {number} was told of {how}")
+                self._result.unexpected.append(found)
+
+    def _has_end(self, call: Call) -> bool:
+        """Whether a run had ended as its caller was told, of a job that it may have made or joined. The fleet
+        may tell of a failure, too: when runs were cut off too often, or a fault took what it knew."""
+        events = self._account.events
+        begun, told = events[call.begun].at - self._grace_seconds, events[call.result].at
+        wanted = Kind.FAILED if call.told_failure else Kind.DONE
+        for job in self._jobs_for(call):
+            for run in job.runs:
+                if run.ended == NEVER or run.outcome is Kind.ABANDONED:
+                    if call.told_failure and begun <= events[run.begun].at <= told:
+                        return True
+                elif run.outcome is wanted and begun <= events[run.ended].at <= told:
+                    return True
+        if not call.told_failure:
+            return False
+        return self._account.fault_of((), set(), begun, told, foreground=True) is not None
+
+    def _jobs_for(self, call: Call) -> Iterator[Job]:
+        """Those that it may have made or joined."""
+        if has_unique(call.key):
+            yield from self._account.jobs_of(call.key)
+        else:
+            if call.handle:
+                yield self._account.jobs[call.handle]
+            yield from self._of_nobody.get(call.key, ())
+        yield from self._of_nobody.get("", ())
+
+    @cached_property
+    def _of_nobody(self) -> dict[str, list[Job]]:
+        """By key, the jobs without a unique, or without a key, whose handles nobody was told."""
+        found: dict[str, list[Job]] = {}
+        for job in self._account.jobs.values():
+            if job.call is None and not has_unique(job.key):
+                found.setdefault(job.key, []).append(job)
+        return found
 
     def _check_expected(self) -> None:
         first_open = min((call.begun for call in self._account.calls.values() if call.open), default=NEVER)

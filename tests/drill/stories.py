@@ -31,9 +31,9 @@ class Story:
         self.now += 1
         self.history.unknown(call, "timed out")
 
-    def result(self, call: int) -> None:
+    def result(self, call: int, failure: str = "") -> None:
         self.now += 1
-        self.history.result(call)
+        self.history.result(call, text=failure)
 
     def promise(self, key: str, handle: str, *, priority: str = "normal", order: int = 0) -> int:
         """Submitted and acknowledged."""

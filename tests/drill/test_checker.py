@@ -182,7 +182,127 @@ def test_a_fault_is_reason_enough_to_give_up_a_foreground_call(story: Story) -> 
     assert fine(story, grace_seconds=0.5)
 
 
+def passed_over(
+    story: Story, handle: str = "H:a:3.tff.2", priority: str = "normal", **options: float
+) -> bool:
+    """A foreground call that gave up though its node gave out a later job long before."""
+    call = story.promise("f/1", FOREGROUND)
+    later = story.promise("f/2", handle, priority=priority)
+    story.work("f/2", handle)  # at 5 s
+    story.result(later) if ".t" in handle else None
+    story.wait(10)
+    story.give_up(call)
+    verdict = story.check(**options)  # type: ignore[arg-type]
+    assert found(verdict) in ({}, {"lost": 1})
+    return not verdict.valid
+
+
+def test_a_foreground_call_whose_job_is_forgotten_is_lost(story: Story) -> None:
+    assert passed_over(story)
+    assert not passed_over(Story(), grace_seconds=30)
+
+
+@pytest.mark.parametrize("handle", ["H:a:3.2.1", "H:a:3.tff.2"])
+def test_a_later_job_of_the_same_node_shows_that_a_foreground_job_is_forgotten(
+    story: Story, handle: str
+) -> None:
+    assert passed_over(story, handle)
+
+
+def test_a_foreground_call_may_give_up_when_the_queue_is_long(story: Story) -> None:
+    """Other nodes have other queues, and what is more urgent goes first."""
+    assert not passed_over(story, "H:b:3.tff.2")
+    assert not passed_over(Story(), priority="high")
+    call = story.promise("g/1", FOREGROUND + "1")
+    story.wait(100)
+    story.give_up(call)
+    assert fine(story)
+
+
+def test_a_fault_is_reason_enough_for_a_foreground_job_that_is_forgotten(story: Story) -> None:
+    story.heal(story.fault("freeze", "a"))
+    assert not passed_over(story)
+
+
 # ---- unexpected
+
+
+def test_a_foreground_caller_is_told_of_success_only_when_a_run_is_done(story: Story) -> None:
+    call = story.promise("f/1", FOREGROUND)
+    story.result(call)
+    text = broken(story, "unexpected").unexpected[0].text
+    assert text == "call 1 was told of success, and no run was done"
+    story.wait(50)
+    story.work("f/1", FOREGROUND)
+    broken(story, "unexpected")
+
+
+def test_a_foreground_caller_is_told_of_no_success_when_the_run_failed(story: Story) -> None:
+    call = story.promise("f/1", FOREGROUND)
+    story.run("f/1", FOREGROUND)
+    story.failed("f/1", FOREGROUND)
+    story.result(call, "JobFailed")
+    assert fine(story)
+    again = story.promise("f/1", "H:a:1.tff.2")
+    story.run("f/1", "H:a:1.tff.2")
+    story.failed("f/1", "H:a:1.tff.2")
+    story.result(again)
+    text = broken(story, "unexpected").unexpected[0].text
+    assert text == "call 2 was told of success, and no run was done"
+
+
+def test_a_foreground_caller_is_told_of_a_failure_only_when_a_run_failed_or_was_cut_off(
+    story: Story,
+) -> None:
+    call = story.promise("f/1", FOREGROUND)
+    story.run("f/1", FOREGROUND)
+    story.result(call, "JobFailed")
+    assert fine(story)  # tried often enough
+    story = Story()
+    call = story.promise("f/1", FOREGROUND)
+    story.work("f/1", FOREGROUND)
+    story.result(call, "JobFailed")
+    text = broken(story, "unexpected").unexpected[0].text
+    assert text == "call 1 was told of a failure, and no run had failed"
+
+
+def test_a_fault_may_make_a_foreground_job_fail(story: Story) -> None:
+    call = story.promise("f/1", FOREGROUND)
+    story.heal(story.fault("kill", "a"))
+    story.result(call, "JobFailed")
+    assert fine(story)
+
+
+def test_a_result_of_long_ago_is_none_for_a_later_call(story: Story) -> None:
+    call = story.promise("f/1", FOREGROUND)
+    story.work("f/1", FOREGROUND)
+    story.result(call)
+    story.wait(30)
+    later = story.promise("f/1", "H:a:1.tff.2")
+    story.result(later)
+    broken(story, "unexpected")
+
+
+def test_callers_of_one_key_may_be_told_one_result(story: Story) -> None:
+    """Two foreground jobs, or one of background that another call has made."""
+    story.promise("f/1", H1)
+    story.run("f/1", H1)
+    call, other = story.submit("f/1"), story.submit("f/1")
+    story.history.done("f/1", worker="w1", handle=H1)
+    story.history.ack(call, handle=H1)
+    story.history.result(call)  # at one instant
+    story.ack(other, FOREGROUND)
+    story.result(other)
+    assert fine(story, grace_seconds=10)
+
+
+def test_a_result_may_come_from_a_run_that_names_no_key(story: Story) -> None:
+    """Its node had passed the job on, so nobody was told the handle."""
+    story.give_up(story.submit("f/0"))
+    call = story.promise("f/", FOREGROUND)
+    story.work("", "H:b:1.tff.7")
+    story.result(call)
+    assert fine(story)
 
 
 def test_unexpected_is_what_nobody_submitted(story: Story) -> None:
