@@ -91,6 +91,7 @@ class Disk:
         self.root = Directory()
         self.full = False
         self.fsync_fails = 0  # how many of the next ones
+        self.on_failed_fsync: Callable[[File | Directory], object] = lambda node: None
         self.fsync_seconds = 0.0  # more than usual, while it is slow
         self.locks: dict[File, Process] = {}
         self.open_files: dict[int, tuple[Process | None, File | Directory]] = {}
@@ -174,6 +175,7 @@ class Disk:
             if isinstance(node, File):
                 node.synced = self._part_of(node)
                 node.pending.clear()
+            self.on_failed_fsync(node)
             raise _error(errno.EIO)
         if isinstance(node, File):
             node.synced = node.written()

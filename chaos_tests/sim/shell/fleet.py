@@ -76,13 +76,15 @@ class Node:
         self.server: Server | None = None
         self.identity = ""  # of the data directory; "" while it is not known, or its disk does not count
         self.disk: list[bytes] = []  # durable entries under this identity, for the account
-        self.damaged = False  # what was fsynced may be gone
+        self.damaged = False  # what was promised to be on its disk may not be there
+        self.knows_damage = False  # and the next start must not count what is there
         self.reason = ""  # why the last start ended
         self.on_exit: Callable[[Node], None] = lambda node: None
         self.on_assigned: Callable[[Node, bytes], None] = lambda node, handle: None
         self._segments: dict[int, bytearray] = {}  # durable entries by segment
         self._looked: tuple[int, int, Any] = (-1, -1, None)
         self._dropped_before = 0  # earlier ones are history, there or not
+        self.host.disk.on_failed_fsync = self._fsync_failed
         settings = _settings(name, self.host.address, etcd, nodes, segment_bytes)
         self.settings = settings.model_copy(update={"data_dir": SimPath(self.host.disk, DATA)})
 
@@ -169,6 +171,7 @@ class Node:
         watched: Any = server
         account: Any = self.account
         take_frame, peer_frame, deliver = life.take_frame, life.peer_frame, watched._deliver
+        journal_failed = watched._on_failed
 
         def take(name: str) -> Any:
             frame = take_frame(name)
@@ -193,7 +196,13 @@ class Node:
                     at = data.find(_JOB_ASSIGNED, at + 1)
             deliver(output)
 
+        def failed(group: int, reason: str, may_recover: bool) -> None:
+            journal_failed(group, reason, may_recover)
+            # It had the time to condemn its disk. One that is full as well takes no word of that.
+            self.knows_damage |= self.damaged and not self.host.disk.full
+
         life.take_frame, life.peer_frame, watched._deliver = take, receive, send
+        watched._on_failed = failed
 
     # ---- its journal (JournalWatcher)
 
@@ -218,13 +227,16 @@ class Node:
             self._segments, self.disk, self._dropped_before = {}, [], 0
             if any(found.values()):
                 self.world.fail("a new identity with old entries", self.name)
-        elif not self.damaged:
+        elif self.damaged:
+            if self.knows_damage:
+                self.world.fail("a damaged disk counts as a copy", self.name)
+        else:
             for number, known in self._segments.items():
                 if known and number not in found:
                     self.world.fail("a durable segment is gone", f"{self.name}: {number}")
                 elif not found.get(number, b"").startswith(known):
                     self.world.fail("a segment is not what was durable", f"{self.name}: {number}")
-        self.damaged = False
+        self.damaged = self.knows_damage = False
         for number, data in sorted(found.items()):
             known = self._segments.setdefault(number, bytearray())
             if len(data) > len(known):
@@ -247,6 +259,17 @@ class Node:
         self._dropped_before = before
         for number in [number for number in self._segments if number < before]:
             del self._segments[number]
+
+    def rot(self, file: File, at: int) -> None:
+        """A bit of its journal flips; that shows, so no start may count what is there."""
+        self.host.disk.rot(file, at)
+        self.damaged = self.knows_damage = True
+
+    def _fsync_failed(self, node: File | Directory) -> None:
+        """Only what is lost of the journal matters: nobody goes on without the other files."""
+        journal = [file for _, file in self._journal_files()]
+        if any(node is each for each in journal):
+            self.damaged = True
 
     def rotting_place(self, dice: Random) -> tuple[File | None, int]:
         """A segment, and where its last frame begins; None where no frame has a successor."""

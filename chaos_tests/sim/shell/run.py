@@ -17,7 +17,7 @@ from typing import Any, Final
 from aetcd import rpc  # type: ignore[import-untyped]
 
 from chaos_tests.sim.shell.etcd_members import EtcdMembers
-from chaos_tests.sim.shell.fleet import RECLAIM_SECONDS, Node
+from chaos_tests.sim.shell.fleet import LEASE_SECONDS, RECLAIM_SECONDS, Node
 from chaos_tests.sim.shell.kernel import World
 from chaos_tests.sim.shell.replaced import SLOTS
 from chaos_tests.sim.shell.troubles import Trouble, Troubles, schedule
@@ -37,6 +37,8 @@ ACCOUNT_SECONDS: Final = 0.5  # how often disks are compared with what was promi
 SPIN_SECONDS: Final = 0.5
 SPIN_CALLBACKS: Final = 40_000
 LOOK_SECONDS: Final = 0.05  # how often it is looked whether the fleet is at rest
+# So long after its end a fault still has effects.
+GRACE_SECONDS: Final = LEASE_SECONDS + RECLAIM_SECONDS + 1.0
 RESTART_SECONDS: Final = (0.1, 1.5)  # by a supervisor, after a node has ended by itself
 MAP_KEY: Final = b"/gearfleet/default/map"
 NODES_PREFIX: Final = b"/gearfleet/default/nodes/"
@@ -95,6 +97,7 @@ class Run:
         self.troubles = Troubles(self)
         self.fleet_map: FleetMap | None = None
         self.map_is_lost = False  # etcd has an old one, or none, until an operator mends it
+        self._without_lease: dict[str, int] = {}  # nodes, and the fault that it is
         self._accounted_at = 0.0
         self._look_at = 0.0
         self._counted = world.now, 0  # callbacks
@@ -120,7 +123,7 @@ class Run:
             if not world.run_until(self._at_rest, HEALED_SECONDS_MAX):
                 raise Broken("no rest after healing", self._owed())
             self._check()
-            verdict = check(self.history, drained=True)
+            verdict = check(self.history, drained=True, grace_seconds=GRACE_SECONDS)
             if not verdict.valid:
                 kinds = [problem.partition(": ")[0].lstrip("0123456789 ") for problem in verdict.problems]
                 raise Broken(", ".join(kinds), "; ".join(verdict.problems))
@@ -191,6 +194,7 @@ class Run:
             for node in self.nodes:
                 if node.alive and node.has_changed() and not self.map_is_lost:
                     account.watch(node, now)  # type: ignore[arg-type]
+            self._look_at_leases()
             if self.told.news:
                 self._acknowledged()
             if now - self._accounted_at > ACCOUNT_SECONDS:
@@ -201,6 +205,16 @@ class Run:
                 self._counted = now, self.world.callbacks
         except AssertionError as error:
             self.world.fail_by(error)
+
+    def _look_at_leases(self) -> None:
+        """A node that has none is a fault, whatever it came from."""
+        for node in self.nodes:
+            until = node.part._lease_until if node.alive else 0.0
+            if 0.0 < until <= self.world.now:
+                if node.name not in self._without_lease:
+                    self._without_lease[node.name] = self.history.fault("lease ran out", node.name)
+            elif node.name in self._without_lease:
+                self.history.healed(self._without_lease.pop(node.name))
 
     def _assigned(self, node: Node, handle: bytes) -> None:
         """A job is about to be sent to a worker."""

@@ -114,6 +114,7 @@ class Troubles:
         return math.exp(dice.uniform(math.log(0.05), math.log(4 * LEASE_SECONDS)))
 
     def _fault(self, name: str, *touches: str) -> int:
+        """Troubles of etcd touch nobody: what they explain is that leases run out (Run._look_at_leases)."""
         return self.run.history.fault(name, *touches)
 
     def _for_a_while(
@@ -327,7 +328,6 @@ class Troubles:
             self._fault("failing fsync", node.name)
             self.world.say("failing fsync", node.name)
             node.host.disk.fsync_fails = 1
-            node.damaged = True
 
     def rot(self, dice: Random) -> None:
         """A bit flips in a part of the journal that has a successor: without one it cannot be told from what
@@ -341,20 +341,19 @@ class Troubles:
         self._fault("rot", node.name)
         at = dice.randrange(end)
         self.world.say("rot", node.name, at)
-        node.host.disk.rot(file, at)
-        node.damaged = True
+        node.rot(file, at)
         self._kill_after(node, 0, dice, power=False)
 
     # ---- etcd
 
     def etcd_leader(self, dice: Random) -> None:
-        self.run.history.healed(self._fault("etcd leader", "etcd"))
+        self.run.history.healed(self._fault("etcd leader"))
         self.run.etcd.cluster.depose()
 
     def etcd_member(self, dice: Random) -> None:
         etcd = self.run.etcd
         number = dice.randrange(len(etcd.names))
-        fault = self._fault("etcd member", "etcd")
+        fault = self._fault("etcd member")
         how = dice.choice(("kill", "freeze", "cut", "lag"))
         self.world.say("etcd member", number, how)
         if how == "freeze":
@@ -373,7 +372,7 @@ class Troubles:
 
     def etcd_outage(self, dice: Random) -> None:
         etcd = self.run.etcd
-        fault = self._fault("etcd outage", "etcd")
+        fault = self._fault("etcd outage")
         down = dice.sample(range(len(etcd.names)), dice.randint(2, len(etcd.names)))
         begin, end = dice.choice(
             (
@@ -388,12 +387,25 @@ class Troubles:
         self._for_a_while(2 * self._lasts(dice), lambda: [end(number) for number in down], fault=fault)
 
     def etcd_compacted(self, dice: Random) -> None:
-        self.world.say("etcd compacted")
-        self.run.etcd.cluster.compact()
+        """A member that has watches misses something, and its history is gone when it catches up."""
+        cluster = self.run.etcd.cluster
+        watched = [member for member in cluster.members if member.watches and member.connected]
+        member = dice.choice(watched or cluster.members)
+        self.world.say("etcd compacted, behind member", member.number)
+        cluster.cut(member.number)
+        seconds, node = dice.uniform(0.05, 2.5), dice.choice((None, None, *self.names))
+
+        def catch_up() -> None:
+            cluster.compact()
+            cluster.join(member.number)
+
+        self._for_a_while(seconds, catch_up, fault=self._fault("etcd compacted"))
+        if node is not None:
+            self.world.after(seconds / 2, self._remove_key, node)
 
     def etcd_slow(self, dice: Random) -> None:
         cluster = self.run.etcd.cluster
-        fault = self._fault("etcd slow", "etcd")
+        fault = self._fault("etcd slow")
         cluster.commit_seconds = (0.01, dice.choice((0.1, 0.4, 1.0)))
         cluster.watch_delay_seconds = dice.choice((0.0, 0.5, 3.0))
         self.world.say("etcd slow", *cluster.commit_seconds, cluster.watch_delay_seconds)
@@ -405,14 +417,14 @@ class Troubles:
 
     def etcd_answers_lost(self, dice: Random) -> None:
         cluster = self.run.etcd.cluster
-        fault = self._fault("etcd answers lost", "etcd")
+        fault = self._fault("etcd answers lost")
         cluster.answers_lost = 0.5
         self._for_a_while(self._lasts(dice), setattr, cluster, "answers_lost", 0.0, fault=fault)
 
     def etcd_full(self, dice: Random) -> None:
         """The space alarm: it answers, and takes nothing."""
         state = self.run.etcd.cluster.state
-        fault = self._fault("etcd full", "etcd")
+        fault = self._fault("etcd full")
         state.full = True
         self.world.say("etcd full")
         self._for_a_while(self._lasts(dice), setattr, state, "full", False, fault=fault)
@@ -436,9 +448,12 @@ class Troubles:
 
     def remove_key(self, dice: Random) -> None:
         """Somebody deletes a node's key, as a wrong proof of death does."""
-        node = dice.choice(self.names)
-        self.run.history.healed(self._fault("key removed", node))
-        self.run.remove_key(node)
+        self._remove_key(dice.choice(self.names))
+
+    def _remove_key(self, node: str) -> None:
+        if not self.over:
+            self.run.history.healed(self._fault("key removed", node))
+            self.run.remove_key(node)
 
     # ---- the end of it
 
