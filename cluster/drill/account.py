@@ -351,11 +351,16 @@ class Account:
         later. No nodes: nobody knows which, so any may be."""
         for fault in reversed(self.faults.values()):
             last = max(end, all_end) if "all" in fault.event.touches else end
-            if fault.event.at <= last and fault.healed >= begin:
-                for touched in fault.event.touches:
-                    if self._touches(touched, workers, nodes, foreground):
-                        return fault
+            lasted = fault.event.at <= last and fault.healed >= begin
+            if lasted and self.concerns(fault, workers, nodes, foreground=foreground):
+                return fault
         return None
+
+    def concerns(
+        self, fault: Fault, workers: Iterable[str], nodes: set[str], *, foreground: bool = False
+    ) -> bool:
+        """Whether it touches any of them. No nodes: nobody knows which, so any may be."""
+        return any(self._touches(touched, workers, nodes, foreground) for touched in fault.event.touches)
 
     def _touches(self, touched: str, workers: Iterable[str], nodes: set[str], foreground: bool) -> bool:
         if touched in ("all", "etcd"):

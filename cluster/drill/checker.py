@@ -22,7 +22,9 @@ duplicated        A handle is one job for ever, so its second run is a duplicate
                   call the time begins so long before the call. A link touches both its ends, but with a
                   worker at one end only that worker; a link from a client touches only foreground jobs,
                   which their client submits again. When nothing tells which nodes a job was on, a fault of
-                  any node may explain.
+                  any node may explain. A node submits a foreground job again whose node it lost, and a job
+                  without a unique that it did not see committed: each fault of nodes, between `grace_seconds`
+                  before a call and its end, explains one more job of it. More of them are unexpected.
 coalescing        While a job lives its key has one handle. It lives at least from its first acknowledgement
                   or run to its first end, as end is written down before it is sent. So two handles of one key
                   must not overlap, and no call within that time may be acknowledged with another. With
@@ -52,10 +54,10 @@ from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
 
-from cluster.drill.account import NEVER, Account, Call, Job, Run, has_unique
+from cluster.drill.account import NEVER, Account, Call, Fault, Job, Run, has_unique
 from cluster.drill.history import Event, History, Kind
 
 GRACE_SECONDS: Final = 10.0  # a lease: so long after its end a fault still has effects
@@ -181,6 +183,23 @@ def _first_of_the_rest(queue: Sequence[_Given]) -> list[int]:
 def _is_stranger(job: Job, told: Container[str]) -> bool:
     """Whether it was run, and by then no call had been begun of those that have its handle."""
     return job.handle not in told or job.first_run < job.begun
+
+
+class _Again:
+    """Jobs that calls may have made beside those that their callers were told of."""
+
+    def __init__(self, rows: list[tuple[int, Call, Fault]]) -> None:
+        """From which event on, for which call, by which fault."""
+        self._rows = sorted(rows, key=itemgetter(0))
+        self._next = 0
+        self._ready: list[tuple[Call, Fault]] = []
+
+    def take(self, job: Job) -> tuple[Call, Fault] | None:
+        """One that may be this; jobs are asked about in the order of their first runs."""
+        while self._next < len(self._rows) and self._rows[self._next][0] < job.first_run:
+            self._ready.append(self._rows[self._next][1:])
+            self._next += 1
+        return self._ready.pop() if self._ready else None
 
 
 def _maker_and_function(job: Job) -> tuple[str, str]:
@@ -375,6 +394,7 @@ class _Check:
         jobs = sorted((job for job in self._account.jobs_of(key) if job.runs), key=lambda job: job.first_run)
         open_calls = [call for call in calls if call.open and not call.handle]
         used = 0
+        again: _Again | None = None
         for position, job in enumerate(jobs):
             if not _is_stranger(job, told):
                 continue
@@ -387,22 +407,55 @@ class _Check:
                 text = f"run as {other.handle}, too: no submit made both"
                 made = min(job.begun, other.begun, first.begun)
                 self._duplicated(job, first, second, text, made=made, by_any_road=job.foreground)
-            elif not self._submitted_again(job, calls) and any(
-                call.begun < job.first_run and call.outcome is not Kind.REFUSED for call in calls
-            ):
+                continue
+            if has_unique(key) and not job.foreground:
+                submitted_again = None
+            else:
+                again = again or self._submitted_again(calls)
+                submitted_again = again.take(job)
+            if submitted_again is not None:
+                self._explain_again(job, *submitted_again)
+            elif any(call.begun < job.first_run and call.outcome is not Kind.REFUSED for call in calls):
                 self._report(self._result.unexpected, job.first_run, job, "run, and no submit made it")
 
-    def _submitted_again(self, job: Job, calls: Sequence[Call]) -> bool:
-        """Whether a node may have submitted it once more after a fault: a foreground job that it had passed
-        on, which runs then under another handle than its caller was told; or a background job that it had
-        not seen committed, and that has no key by which the next primary would know it."""
-        events = self._account.events
-        begin = min((call.begun for call in calls if call.handle), default=NEVER)
-        if begin > job.first_run or (has_unique(job.key) and not job.foreground):
-            return False
-        times = events[begin].at - self._grace_seconds, events[job.first_run].at
-        worker = job.runs[0].worker
-        return self._account.fault_of((worker,), set(), *times, foreground=job.foreground) is not None
+    def _submitted_again(self, calls: Sequence[Call]) -> _Again:
+        """The calls that a node may have submitted once more, with each fault that may have made it do so: a
+        foreground job that it had passed on, which runs then under another handle than its caller was told;
+        or a background job that it had not seen committed, and that has no key by which the next primary
+        would know it. Each fault gives each call one more job."""
+        account = self._account
+        events = account.events
+        rows: list[tuple[int, Call, Fault]] = []
+        faults = [
+            (bisect_left(events, fault.event.at, key=attrgetter("at")), fault)
+            for fault in account.faults.values()
+        ]
+        for call in calls:
+            if call.outcome is Kind.REFUSED:
+                continue
+            begun = events[call.begun].at - self._grace_seconds
+            foreground = call.handle != "" and account.jobs[call.handle].foreground
+            over = call.over
+            if foreground and call.result == NEVER and call.gave_up == NEVER:
+                over = NEVER
+            until = float("inf") if over == NEVER else events[over].at
+            if call.open:  # its node may have tried on
+                until += self._grace_seconds
+            rows += [
+                (max(call.begun, began), call, fault)
+                for began, fault in faults
+                if fault.event.at <= until
+                and fault.healed >= begun
+                and account.concerns(fault, (), set(), foreground=foreground)
+            ]
+        return _Again(rows)
+
+    def _explain_again(self, job: Job, call: Call, fault: Fault) -> None:
+        """It is a duplicate unless the job that the caller was told of was never run."""
+        if not call.handle or self._account.jobs[call.handle].runs:
+            which = call.handle or "what nobody was told of"
+            text = f"{which} was submitted again: {fault.event.text}"
+            self._report(self._result.duplicated_explained, job.first_run, job, text, fault.event.fault)
 
     def _duplicated(
         self,

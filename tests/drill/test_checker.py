@@ -616,7 +616,62 @@ def test_a_job_without_a_key_may_be_made_twice_by_a_node_that_did_not_see_it_com
     story.work("f/", H1)
     story.ack(call, H2, "a")
     story.work("f/", H2)
-    assert fine(story)
+    explained = story.check().duplicated_explained
+    assert found(story.check()) == {"duplicated_explained": 1}
+    assert explained[0][2:] == (H1, f"{H2} was submitted again: freeze", 1)
+
+
+def test_a_fault_excuses_no_jobs_without_a_key_that_were_submitted_before_or_after_it(story: Story) -> None:
+    story.promise("f/", H1)
+    story.work("f/", H1)
+    story.heal(story.fault("kill", "a"))
+    story.wait(3600)
+    for number in range(5):
+        story.promise("f/", f"H:a:1.3.1{number}")
+        story.work("f/", f"H:a:1.3.1{number}")
+        story.work("f/", f"H:a:1.3.2{number}")
+    assert found(story.check()) == {"unexpected": 5}
+
+
+def test_each_fault_may_make_one_more_job_of_each_call_without_a_key(story: Story) -> None:
+    call, other = story.submit("f/"), story.submit("f/")
+    story.heal(story.fault("freeze", "a"))
+    story.ack(other, H2)
+    story.heal(story.fault("freeze", "b"))
+    story.ack(call, H1)
+    story.heal(story.fault("freeze", "c"))  # touches none
+    story.wait(100)
+    for handle in (H1, H2, *(f"H:a:1.3.{number}" for number in range(5))):
+        story.work("f/", handle)
+    verdict = story.check()
+    assert found(verdict) == {"duplicated_explained": 3, "unexpected": 2}
+    assert sorted(finding.fault for finding in verdict.duplicated_explained) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("touched", ["w1", "w1>a", "client>a"])
+def test_a_fault_of_no_node_makes_no_more_jobs_of_a_call_without_a_key(story: Story, touched: str) -> None:
+    story.promise("f/0", ELSEWHERE)
+    story.work("f/0", ELSEWHERE)
+    call = story.submit("f/")
+    story.fault("trouble", touched)
+    story.work("f/", H1)
+    story.ack(call, H2, "a")
+    story.work("f/", H2)
+    broken(story, "unexpected")
+
+
+def test_a_call_without_a_key_and_an_answer_may_have_made_two_jobs_while_there_was_a_fault(
+    story: Story,
+) -> None:
+    story.promise("f/0", ELSEWHERE)
+    story.work("f/0", ELSEWHERE)
+    story.give_up(story.submit("f/"))
+    story.fault("freeze", "a")
+    for handle in (H1, H2):
+        story.work("f/", handle)
+    assert found(story.check()) == {"duplicated_explained": 1}
+    story.work("f/", H3)
+    assert found(story.check()) == {"duplicated_explained": 1, "unexpected": 1}
 
 
 def test_a_job_without_a_key_that_was_made_twice_is_unexpected_without_a_fault(story: Story) -> None:
