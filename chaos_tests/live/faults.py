@@ -3,12 +3,14 @@
 with fleet.killed("a"): ...                     # a block heals its fault at its end
 fleet.kill("a")                                 # a verb is healed by its counterpart, or by `heal`
 fleet.restart("a")
+
+Each of them shows that its fault is in force, by what others see of it (proofs.py), at once or afterwards. A
+run with a fault that nobody has seen fails.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,16 +18,20 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final
 
+from chaos_tests.live import proofs
+from chaos_tests.live.proofs import Asked, Syncs
 from chaos_tests.live.proxies import BOTH, Link, Stream, Toxic, black_hole
 from chaos_tests.live.wired import WiredFleet
-from cluster.drill.history import History
+from cluster.drill.history import History, Kind
+from cluster.placement.view import FleetMap
 from cluster.server.control import ControlError
+from cluster.server.journal import FRAME_MAGIC
 from tests.support.etcd import EtcdMember
 from tests.support.fleet import FLEET_SECONDS
 from tests.support.waiting import eventually
 
 _SEGMENT_HEADER_BYTES: Final = 48
-_HALF_RECORD_BYTES: Final = 60
+_LEAST_RECORD_BYTES: Final = 40  # there is none that is shorter
 _FILLER_BYTES: Final = 256 * 1024  # of one key in etcd
 Action = Callable[[], object]
 Cut = tuple[Link, Sequence[Stream]]  # a link, and what is lost on it
@@ -38,15 +44,40 @@ class FaultyFleet(WiredFleet):
         self.history = History()
         self._undo: dict[int, Action] = {}  # of the faults that have not ended
         self._gone: dict[str, int] = {}  # nodes killed or frozen: the fault's number
+        self._shown: set[int] = set()  # faults that somebody has seen
+        self._to_show: dict[int, Action] = {}  # those of which that is seen only afterwards
         super().__init__(*arguments, **options)
 
     # ---- the books
+
+    def begin_history(self) -> History:
+        """A new one, with nothing in it."""
+        self.history = History()
+        self._shown.clear()
+        self._to_show.clear()
+        return self.history
 
     def _begin(self, name: str, touches: Iterable[str], undo: Action, note: str = "") -> int:
         """Record a fault, before it is done. `undo` ends it however it stands then."""
         number = self.history.fault(name, *dict.fromkeys(touches), note=note)
         self._undo[number] = undo
         return number
+
+    def shown(self, number: int) -> None:
+        """Somebody has seen this fault."""
+        self._shown.add(number)
+
+    def unseen_faults(self) -> list[str]:
+        """Those of the history that nobody has seen in force: what came of them proves nothing."""
+        for number, show in list(self._to_show.items()):
+            with contextlib.suppress(AssertionError):
+                show()
+                self.shown(number)
+        return [
+            f"fault {event.fault} ({event.text}) was not seen to be in force"
+            for event in self.history.events
+            if event.kind is Kind.FAULT and event.fault not in self._shown
+        ]
 
     def _end(self, number: int) -> None:
         """End a fault, if it has not ended."""
@@ -57,12 +88,25 @@ class FaultyFleet(WiredFleet):
 
     @contextmanager
     def _fault(
-        self, name: str, touches: Iterable[str], do: Action, undo: Action, note: str = ""
+        self,
+        name: str,
+        touches: Iterable[str],
+        do: Action,
+        undo: Action,
+        note: str = "",
+        *,
+        shows: Action,
+        still_shows: Action = lambda: None,
     ) -> Iterator[None]:
+        """`shows` raises when the fault is not in force, at the block's begin; `still_shows` at its end."""
         number = self._begin(name, touches, undo, note)
-        do()
         try:
+            do()
+            shows()
             yield
+            if number in self._undo:
+                still_shows()
+                self.shown(number)
         finally:
             self._end(number)
 
@@ -75,26 +119,81 @@ class FaultyFleet(WiredFleet):
 
     def kill(self, *names: str) -> None:
         """kill -9, all at once. Whoever connects then is refused, as by a machine that is still there."""
+        links = {name: self.links(f"*>{name}") for name in names}
         for name in names:
-            self._gone[name] = self._begin("kill -9", [name], partial(self._revive, name))
+            undo = partial(self._revive, name, partial(_each, Link.up, links[name]))
+            self._gone[name] = self._begin("kill -9", [name], undo)
         super().kill(*names)
-        for link in self.links(*(f"*>{name}" for name in names)):
-            link.down()
+        for name in names:
+            _each(Link.down, links[name])
+        for name in names:
+            proofs.is_dead(self.nodes[name])
+            proofs.refuse(self._asked(links[name]))
+            self.shown(self._gone[name])
+
+    def kill_while(self, name: str, state: Action) -> None:
+        """Kill a node in a state that passes soon: it is stopped, and goes on when the state has passed."""
+        node = self.nodes[name]
+
+        def caught() -> bool:
+            if not state():
+                return False
+            node.suspend()
+            proofs.stands_still(node)
+            if state():
+                return True
+            node.resume()
+            return False
+
+        eventually(caught)
+        self.kill(name)
+        assert state(), f"{name} was not killed in that state"
 
     def vanish(self, *names: str) -> None:
-        """The machine is gone: whoever speaks to it hears nothing, and nothing refuses."""
-        for name in names:
-            self._gone[name] = self._begin("vanish", [name], partial(self._revive, name))
-        for link in self.links(*(f"{name}>*" for name in names), *(f"*>{name}" for name in names)):
-            link.poison(black_hole())
-        super().kill(*names)
+        """The machine is gone: whoever speaks to it hears nothing, and nothing refuses.
 
-    def _revive(self, name: str) -> None:
+        Its process is stopped, and killed when it is to start again: were it killed now, the ends of its
+        connections would be told, through a black hole, too.
+        """
+        for name in names:
+            poisoned: list[tuple[Link, list[str]]] = []
+            undo = partial(self._revive, name, partial(_cure, poisoned))
+            number = self._gone[name] = self._begin("vanish", [name], undo)
+            links = self.links(f"{name}>*", f"*>{name}")
+            for link in links:
+                poisoned.append((link, link.poison(black_hole())))
+            super().freeze(name)
+            proofs.stands_still(self.nodes[name])
+            proofs.are_listed(self.proxies, poisoned)
+            proofs.are_silent(self._asked(links))
+            self.shown(number)
+
+    def _revive(self, name: str, mend_links: Action) -> None:
         self._gone.pop(name, None)
-        for link in self.links(f"{name}>*", f"*>{name}"):
-            link.heal()
-        if not self.nodes[name].running:
-            self.nodes[name].spawn()
+        node = self.nodes[name]
+        if node.running and node.frozen:
+            node.kill()
+        node.frozen = False
+        mend_links()
+        if not node.running:
+            node.spawn()
+
+    def map(self) -> FleetMap:
+        """The fleet's map as it is in etcd."""
+        return proofs.fleet_map(self.etcd, self.fleet)
+
+    def copies_under_way(self) -> set[tuple[str, str]]:
+        """Who makes a copy for whom, as the map in etcd says."""
+        found = self.map()
+        return {(row.primary, found.names[learner]) for row in found.slots for learner in row.learners}
+
+    def has_copies(self, name: str) -> bool:
+        """Whether the map in etcd counts on this node for a slot."""
+        found = self.map()
+        return any(found.names[each] == name for row in found.slots for each in row.in_sync)
+
+    def _asked(self, links: Iterable[Link]) -> list[Asked]:
+        return [(link, self.server_at(link)) for link in links]
 
     def restart(self, *names: str) -> None:
         """Start nodes again that were killed or have vanished."""
@@ -114,6 +213,8 @@ class FaultyFleet(WiredFleet):
         for name in names:
             self._gone[name] = self._begin("freeze", [name], partial(self._thaw, name))
             super().freeze(name)
+            proofs.stands_still(self.nodes[name])
+            self.shown(self._gone[name])
 
     def _thaw(self, name: str) -> None:
         self._gone.pop(name, None)
@@ -162,6 +263,8 @@ class FaultyFleet(WiredFleet):
             [_touch(link) for link in found],
             lambda: _each(Link.down, found),
             lambda: _each(Link.up, found),
+            shows=lambda: proofs.refuse(self._asked(found)),
+            still_shows=lambda: proofs.refuse(self._asked(found)),
         ):
             yield
 
@@ -211,6 +314,7 @@ class FaultyFleet(WiredFleet):
 
     @contextmanager
     def _cuts(self, name: str, cuts: Sequence[Cut], toxic: Toxic | None = None) -> Iterator[None]:
+        assert cuts, f"{name} touches no link"
         poison = toxic or black_hole()
         done: list[tuple[Link, list[str]]] = []
 
@@ -218,31 +322,56 @@ class FaultyFleet(WiredFleet):
             for link, streams in cuts:
                 done.append((link, link.poison(poison, *streams)))
 
-        def mend() -> None:
-            for link, names in done:
-                link.cure(*names)
+        def show() -> None:
+            show_again()
+            for streams in {tuple(streams) for _, streams in cuts}:
+                links = [link for link, of_link in cuts if tuple(of_link) == streams]
+                proofs.are_poisoned(self._asked(links), poison, streams)
+
+        def show_again() -> None:
+            assert len(done) == len(cuts), f"{len(done)} of {len(cuts)} links were touched"
+            proofs.are_listed(self.proxies, done)
 
         note = "" if toxic is None else " ".join(f"{key}={value}" for key, value in toxic.attributes.items())
-        with self._fault(name, [_touch(link) for link, _ in cuts], cut, mend, note):
+        touches = [_touch(link) for link, _ in cuts]
+        with self._fault(name, touches, cut, lambda: _cure(done), note, shows=show, still_shows=show_again):
             yield
 
     # ---- disks and clocks
 
     def tear_journal(self, name: str, cut_bytes: int = 0) -> None:
-        """The journal of a killed node ends in the middle of a record: so many bytes of its end are lost,
-        then half a record follows."""
+        """The journal of a killed node ends in the middle of a record: of one more that had been begun, or of
+        one of its own, when so many bytes of its end are lost. Its next start says so."""
         segment = self._last_segment(name)
-        with self._damage("torn journal", name, f"{cut_bytes} bytes of {segment.name}"):
-            os.truncate(segment, max(_SEGMENT_HEADER_BYTES, segment.stat().st_size - cut_bytes))
-            with segment.open("ab") as file:
-                file.write(segment.read_bytes()[_SEGMENT_HEADER_BYTES:][:_HALF_RECORD_BYTES])
+        data = segment.read_bytes()
+        if cut_bytes:
+            last = data.rindex(FRAME_MAGIC, 0, len(data) - cut_bytes)
+            data = data[: max(last + _LEAST_RECORD_BYTES, len(data) - cut_bytes - 1)]
+        else:
+            data += data[_SEGMENT_HEADER_BYTES:][:_LEAST_RECORD_BYTES]
+        node, line = self.nodes[name], len(self.nodes[name].log_lines)
+
+        def torn() -> None:
+            tails = proofs.said(node, line, proofs.TORN_TAIL)
+            assert any(tail["segment"] == segment.name for tail in tails)
+
+        with self._damage("torn journal", name, f"{cut_bytes} bytes of {segment.name}", torn):
+            segment.write_bytes(data)
 
     def flip_bit(self, name: str) -> None:
-        """A bit in the middle of the journal of a killed node is another."""
+        """A bit in the middle of the journal of a killed node is another. Its next start says so, under a new
+        identity."""
         segment = self._last_segment(name)
         data = bytearray(segment.read_bytes())
         place = (_SEGMENT_HEADER_BYTES + len(data)) // 2
-        with self._damage("flipped bit", name, f"byte {place} of {segment.name}"):
+        node, line = self.nodes[name], len(self.nodes[name].log_lines)
+        identity = proofs.identity_on_disk(node)
+
+        def damaged() -> None:
+            assert proofs.said(node, line, proofs.DAMAGED)
+            assert proofs.identity_on_disk(node) != identity
+
+        with self._damage("flipped bit", name, f"byte {place} of {segment.name}", damaged):
             data[place] ^= 1
             segment.write_bytes(data)
 
@@ -251,9 +380,10 @@ class FaultyFleet(WiredFleet):
         return max((self.directory / name).rglob("*.segment"))
 
     @contextmanager
-    def _damage(self, what: str, name: str, note: str) -> Iterator[None]:
-        """What nobody heals."""
+    def _damage(self, what: str, name: str, note: str, show: Action) -> Iterator[None]:
+        """What nobody heals, and what the node's next start shows."""
         number = self.history.fault(what, name, note=note)
+        self._to_show[number] = show
         yield
         self.history.healed(number)
 
@@ -272,32 +402,55 @@ class FaultyFleet(WiredFleet):
             if not self.nodes[name].running:
                 self.nodes[name].spawn()
 
-        with self._fault("full disk", [name], fill, clear):
+        with self._fault(
+            "full disk", [name], fill, clear, shows=lambda: proofs.is_full(self.directory / name)
+        ):
             yield
 
     def jump_clock(self, name: str, seconds: float) -> None:
-        """The time of day of a node (`clocks`) is so far from ours, a second later; monotonic time is not."""
+        """The time of day of a node (`clocks`) is so far from ours; monotonic time is not. Returns when the
+        node dates its log so, which takes up to a second."""
         clock = self.directory / f"{name}.clock"
         number = self.history.fault("clock jump", name, note=f"{seconds:+g} s")
         new = clock.with_suffix(".new")
         new.write_text(f"{seconds:+g}")
         new.replace(clock)
         self.history.healed(number)
+        proofs.is_off(self.nodes[name], seconds)
+        self.shown(number)
 
     @contextmanager
     def slow_disk(self, name: str, seconds: float) -> Iterator[None]:
-        """Each fsync of this node takes so much longer."""
-        disk = self.disks[name]
-        with self._fault("slow disk", [name], lambda: disk.slow_down(seconds), disk.heal, f"{seconds:g} s"):
+        """Each fsync of this node takes so much longer. The block ends when the node has said so itself."""
+        disk, node = self.disks[name], self.nodes[name]
+        alone = not self._undo  # else the node may have nothing to write
+        before = Syncs.of(node) if alone else None
+
+        def is_slower() -> None:
+            if before is not None and len(self._undo) == 1:
+                eventually(lambda: Syncs.of(node).slower_by(before, seconds), poll_seconds=0.2)
+
+        with self._fault(
+            "slow disk",
+            [name],
+            lambda: disk.slow_down(seconds),
+            disk.heal,
+            f"{seconds:g} s",
+            shows=lambda: None,
+            still_shows=is_slower,
+        ):
             yield
 
     # ---- etcd
 
     def compact_etcd(self) -> None:
         """etcd forgets all history; who watched from an older revision has to list again."""
+        before = self.etcd.revision - 1
         number = self.history.fault("compaction of etcd", "etcd")
         self.etcd.compact()
         self.history.healed(number)
+        proofs.is_compacted(self.etcd, before)
+        self.shown(number)
 
     @contextmanager
     def etcd_full(self) -> Iterator[None]:
@@ -317,7 +470,10 @@ class FaultyFleet(WiredFleet):
             for alarm in self.etcd.call("maintenance/alarm", {"action": "GET"}).get("alarms", []):
                 self.etcd.call("maintenance/alarm", {"action": "DEACTIVATE", **alarm})
 
-        with self._fault("full etcd", ["etcd"], fill, clear):
+        def show() -> None:
+            proofs.takes_no_writes(self.etcd)
+
+        with self._fault("full etcd", ["etcd"], fill, clear, shows=show, still_shows=show):
             yield
 
     @contextmanager
@@ -330,7 +486,14 @@ class FaultyFleet(WiredFleet):
                 member.kill()
 
         names = " ".join(member.name for member in victims)
-        with self._fault("kill -9 of etcd", ["etcd"], kill, self.etcd.start, names):
+
+        def show() -> None:
+            for member in victims:
+                proofs.is_dead(member)
+
+        with self._fault(
+            "kill -9 of etcd", ["etcd"], kill, self.etcd.start, names, shows=show, still_shows=show
+        ):
             yield
 
     @contextmanager
@@ -347,13 +510,23 @@ class FaultyFleet(WiredFleet):
             self.etcd.wait()
 
         names = " ".join(member.name for member in victims)
-        with self._fault("freeze of etcd", ["etcd"], freeze, wake, names):
+
+        def show() -> None:
+            for member in victims:
+                proofs.stands_still(member)
+
+        with self._fault("freeze of etcd", ["etcd"], freeze, wake, names, shows=show, still_shows=show):
             yield
 
 
 def _each(action: Callable[[Link], None], links: Iterable[Link]) -> None:
     for link in links:
         action(link)
+
+
+def _cure(poisoned: Iterable[tuple[Link, Sequence[str]]]) -> None:
+    for link, names in poisoned:
+        link.cure(*names)
 
 
 def _touch(link: Link) -> str:

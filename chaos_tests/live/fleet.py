@@ -22,7 +22,6 @@ from typing import ClassVar, Final
 from chaos_tests.live.faults import FaultyFleet
 from chaos_tests.live.workload import Shape, Workload
 from cluster.drill.checker import Verdict, check
-from cluster.drill.history import History
 from cluster.drill.report import summary, write_html
 from tests.support.fleet import FLEET_SECONDS
 from tests.support.waiting import eventually
@@ -50,7 +49,7 @@ class ChaosFleet(FaultyFleet):
         self.heal()
         self.start()
         self.wait_until_in_sync()
-        self.history = history = History()
+        history = self.begin_history()
         verdict = Verdict(problems=["the scenario did not come to its end"])
         try:
             name = f"run{next(_runs)}"
@@ -59,9 +58,11 @@ class ChaosFleet(FaultyFleet):
                 yield load
                 self.heal()
                 self.wait_until_in_sync(2 * FLEET_SECONDS)
+                load.flow_of_each()
                 self.note_leaders()
                 load.stop()
                 self.drain_queues(load)
+            load.problems += self.unseen_faults()
             self.history = load.whole_history()
             verdict = check(self.history, drained=True)
             verdict.problems += load.problems

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import toxiproxy
+from toxiproxy.api import APIConsumer
 
 from chaos_tests.live.toxiproxy import ToxiproxyServer
 from tests.support.ports import lasting_port
@@ -80,27 +81,36 @@ def limit_data(connection_bytes: int) -> Toxic:
     return Toxic("limit_data", {"bytes": connection_bytes})
 
 
+class Standing(NamedTuple):
+    """What toxiproxy does to a link."""
+
+    enabled: bool
+    toxics: dict[str, str]  # name -> kind
+
+
 class Link:
     """One proxy. Connect to `address`."""
 
     def __init__(self, name: str, proxy: Any, address: Address) -> None:
         self.name = name
         self.address = address
-        self.is_down = False
         self._proxy = proxy
+        self._downs = 0
         self._poisons = 0
         self._toxics: set[str] = set()
 
     def down(self) -> None:
         """Break all connections and refuse new ones."""
-        if not self.is_down:
+        self._downs += 1
+        if self._downs == 1:
             self._proxy.disable()
-            self.is_down = True
 
     def up(self) -> None:
-        if self.is_down:
-            self._proxy.enable()
-            self.is_down = False
+        """End one `down`; somebody else's may go on."""
+        if self._downs:
+            self._downs -= 1
+            if not self._downs:
+                self._proxy.enable()
 
     def poison(self, toxic: Toxic, *streams: Stream) -> list[str]:
         """Begin; without `streams` in both directions. Returns the names for `cure`."""
@@ -137,6 +147,7 @@ class Link:
     def heal(self) -> None:
         """As if nothing had been done to it."""
         self.cure()
+        self._downs = min(self._downs, 1)
         self.up()
 
 
@@ -174,6 +185,13 @@ class Proxies:
             )
             self.links[name] = Link(name, proxy, address)
         return self.links[name]
+
+    def standing(self) -> dict[str, Standing]:
+        """What toxiproxy itself says of each link."""
+        return {
+            name: Standing(proxy["enabled"], {toxic["name"]: toxic["type"] for toxic in proxy["toxics"]})
+            for name, proxy in APIConsumer.get("/proxies").json().items()
+        }
 
     def heal(self) -> None:
         """All links, as if nothing had been done to them."""

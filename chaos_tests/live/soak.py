@@ -82,6 +82,7 @@ def _restart(fleet: ChaosFleet, dice: Random) -> Iterator[None]:
     fleet.wait_until_in_sync(2 * FLEET_SECONDS)
     number = fleet.history.fault("restart", name)
     fleet.drain(name, restart=True)
+    fleet.shown(number)  # the node has ended
     fleet.nodes[name].spawn()
     fleet.history.healed(number)
     yield

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import pytest
 
 from chaos_tests.live.proxies import Address, Link, Proxies
+from chaos_tests.live.questions import Server
 from tests.support.etcd import Etcd
 from tests.support.faulty import FailingCalls
 from tests.support.fleet import SHORT_LEASE, Fleet, FleetNode
@@ -133,6 +134,13 @@ class WiredFleet(Fleet):
             return self.proxies.link(name, (nodes[where].host, port))
         member = next(member for member in self.etcd.members if member.name == where)
         return self.proxies.link(name, (member.host, member.port))
+
+    def server_at(self, link: Link) -> Server:
+        """What answers at the other end."""
+        who, _, where = link.name.partition(">")
+        if where not in self.all_nodes:
+            return "etcd"
+        return "peer" if who in self.all_nodes else "node"
 
     def links(self, *patterns: str) -> list[Link]:
         """All links whose names match one of them: `links("a>*", "*>a")`."""

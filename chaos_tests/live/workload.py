@@ -16,20 +16,20 @@ import itertools
 import logging
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 from zlib import crc32
 
 from benchmarks.fleet_load import LoopInThread
 from chaos_tests.live.stock import StockProcess, need_stock, stock_client, stock_worker
 from client_ha import AsyncHAClient, AsyncHAWorker, JobContext, JobFailed
 from client_ha.flight import Priority
-from cluster.drill.history import History
+from cluster.drill.history import History, Kind
 from cluster.drill.recorded import Recorder
 from tests.support.waiting import eventually
 
@@ -49,6 +49,41 @@ RECENT_KEYS: Final = 30
 SCHEDULED_SECONDS_MAX: Final = 5
 WARM_UP_JOBS: Final = 50
 _PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "normal", "low")
+
+
+Part = Literal["work", "ordered", "ask", "stock"]
+PARTS: Final[tuple[Part, ...]] = ("work", "ordered", "ask", "stock")
+
+
+class Count(NamedTuple):
+    """Jobs of a function."""
+
+    acknowledged: int
+    run: int
+
+
+class Counts:
+    """What a history tells of each function, as far as it has come."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._read = 0
+        self._functions: dict[int, str] = {}  # by call
+        self._acknowledged: Counter[str] = Counter()
+        self._run: Counter[str] = Counter()
+
+    def of(self, function: str) -> Count:
+        events = self._history.events
+        while self._read < len(events):
+            event = events[self._read]
+            self._read += 1
+            if event.kind is Kind.SUBMIT:
+                self._functions[event.call] = event.key.partition("/")[0]
+            elif event.kind is Kind.ACK:
+                self._acknowledged[self._functions.get(event.call, "")] += 1
+            elif event.kind is Kind.RUN:
+                self._run[event.key.partition("/")[0]] += 1
+        return Count(self._acknowledged[function], self._run[function])
 
 
 class Roads(Protocol):
@@ -108,6 +143,7 @@ class Workload:
         self._payload = bytes(self.shape.payload_bytes)
         self._numbers = itertools.count()
         self._not_before: dict[str, int] = {}  # of scheduled jobs: seconds since 1970
+        self._counts = Counts(history)
         self._recent: deque[str] = deque(maxlen=RECENT_KEYS)
         self._stop = asyncio.Event()
         self._clients: list[AsyncHAClient] = []
@@ -119,7 +155,13 @@ class Workload:
 
     @property
     def functions(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}.{part}" for part in ("work", "ordered", "ask", "stock"))
+        return tuple(f"{self.name}.{part}" for part in PARTS)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Those that this load has."""
+        has = {"ordered": self.shape.ordered, "ask": self.shape.askers > 0, "stock": self.shape.stock}
+        return tuple(part for part in PARTS if has.get(part, True))
 
     # ---- life
 
@@ -225,9 +267,34 @@ class Workload:
     # ---- for whoever waits
 
     def flow(self, jobs: int = 30, timeout_seconds: float = SUBMIT_SECONDS) -> None:
-        """Wait until so many more are acknowledged."""
+        """Wait until so many more background jobs of our own clients are acknowledged."""
         until = self.acknowledged + jobs
         eventually(lambda: self.acknowledged >= until, timeout_seconds=timeout_seconds)
+
+    def count(self, part: Part) -> Count:
+        """How many jobs of this kind were acknowledged, and how many were given to workers."""
+        if part != "stock":
+            return self._counts.of(self.functions[PARTS.index(part)])
+        paths = [process.history for process in self._stock if process.history.exists()]
+        counts = [Counts(History.load(path)) for path in paths]
+        found = [each.of(self.functions[PARTS.index(part)]) for each in counts]
+        return Count(sum(each.acknowledged for each in found), sum(each.run for each in found))
+
+    def flow_of(self, part: Part, jobs: int = 1, timeout_seconds: float = SUBMIT_SECONDS) -> None:
+        """Wait until so many more of one kind are acknowledged, and so many more run."""
+        before = self.count(part)
+
+        def missing() -> str:
+            now = self.count(part)
+            enough = min(now.acknowledged - before.acknowledged, now.run - before.run) >= jobs
+            return "" if enough else f"{part}: {before} and now {now}"
+
+        eventually(lambda: missing() or "enough", "enough", timeout_seconds=timeout_seconds)
+
+    def flow_of_each(self) -> None:
+        """Wait until some of every kind that this load has are acknowledged, and some run."""
+        for part in self.parts:
+            self.flow_of(part)
 
     def run_for(self, seconds: float) -> None:
         """Let it go on for so long, whether anything is acknowledged or not."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from chaos_tests.live.fleet import ChaosFleet
+from chaos_tests.live.proofs import identity_on_disk
 from chaos_tests.live.workload import Shape
-from tests.support.waiting import eventually
 
 
 @pytest.mark.short
@@ -89,15 +89,12 @@ def test_a_node_is_killed_while_it_learns(fleet: ChaosFleet) -> None:
         fleet.kill("a")
         fleet.wait_until_serving()
         load.flow(300)
-        for victim in ("a", "b"):
-            fleet.restart("a")
-            eventually(lambda: sum(node.learning for node in fleet.status().nodes), poll_seconds=0.001)
-            if victim != "a":
-                fleet.kill(victim)
-                load.run_for(1)
-                fleet.restart(victim)
-            else:
-                fleet.kill("a")
+        fleet.restart("a")
+        fleet.kill_while("a", lambda: "a" in {learner for _, learner in fleet.copies_under_way()})
+        fleet.restart("a")
+        fleet.kill_while("b", lambda: ("b", "a") in fleet.copies_under_way())
+        load.run_for(1)
+        fleet.restart("b")
         fleet.wait_until_serving()
         load.flow()
 
@@ -130,7 +127,10 @@ def test_a_bit_of_a_journal_flips(fleet: ChaosFleet) -> None:
         load.flow(200)
         fleet.kill("c")
         fleet.flip_bit("c")
+        before = identity_on_disk(fleet.nodes["c"])
         fleet.wait_until_serving()
         fleet.restart("c")
         fleet.wait_until_in_sync()
         load.flow()
+        assert before not in fleet.map().names
+        assert fleet.map().names[identity_on_disk(fleet.nodes["c"])] == "c"

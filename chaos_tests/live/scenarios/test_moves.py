@@ -9,7 +9,6 @@ import pytest
 from chaos_tests.live.conftest import StartChaosFleet
 from chaos_tests.live.fleet import ChaosFleet
 from tests.fleet import other_release
-from tests.support.waiting import eventually
 
 NEXT_RELEASE = [sys.executable, other_release.__file__, "2", "9.0.0"]
 
@@ -63,14 +62,19 @@ def test_a_node_dies_while_it_is_drained(fleet: ChaosFleet) -> None:
 def test_a_node_dies_while_it_joins(start_chaos_fleet: StartChaosFleet) -> None:
     """Once it, and once another one that teaches it."""
     fleet = start_chaos_fleet("abc", spare="d")
+
+    def is_learning(name: str) -> bool:
+        return name in {learner for _, learner in fleet.copies_under_way()}
+
     with fleet.under_load() as load:
         load.flow(200)
         fleet.join("d")
-        for victim in "da":
-            eventually(lambda: sum(node.learning for node in fleet.status().nodes), poll_seconds=0.001)
-            fleet.kill(victim)
-            load.run_for(2)
-            fleet.restart(victim)
+        fleet.kill_while("d", lambda: is_learning("d") and not fleet.has_copies("d"))
+        load.run_for(2)
+        fleet.restart("d")
+        fleet.kill_while("a", lambda: ("a", "d") in fleet.copies_under_way())
+        load.run_for(2)
+        fleet.restart("a")
         fleet.wait_until_in_sync()
         fleet.leave("d")
         load.flow()
@@ -89,4 +93,5 @@ def test_three_nodes_become_five_and_three_again(start_chaos_fleet: StartChaosFl
         fleet.leave("b")
         fleet.leave("d")
         fleet.wait_until_in_sync()
+        assert sorted(name for name in "abcde" if fleet.has_copies(name)) == ["a", "c", "e"]
         load.flow()

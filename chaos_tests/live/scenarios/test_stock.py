@@ -16,9 +16,9 @@ def test_stock_users_survive_a_kill_of_each_node(fleet: ChaosFleet) -> None:
         for name in "abc":
             with fleet.killed(name):
                 fleet.wait_until_serving()
-                load.run_for(2)
+                load.flow_of("stock", 10)
             fleet.wait_until_in_sync()
-        load.flow()
+        load.flow_of("stock", 10)
 
 
 def test_stock_users_survive_a_pause(fleet: ChaosFleet) -> None:
@@ -26,7 +26,7 @@ def test_stock_users_survive_a_pause(fleet: ChaosFleet) -> None:
         with fleet.frozen("a"):
             fleet.wait_until_serving()
             load.run_for(5)
-        load.flow()
+        load.flow_of("stock", 10)
 
 
 @pytest.mark.parametrize("seconds", [10, 30])
@@ -34,7 +34,7 @@ def test_stock_users_survive_a_partition(fleet: ChaosFleet, seconds: float) -> N
     with fleet.under_load(STOCK) as load:
         with fleet.partition("a", "bc", etcd="bc"):
             load.run_for(seconds)
-        load.flow()
+        load.flow_of("stock", 10)
 
 
 def test_stock_users_survive_links_that_break(fleet: ChaosFleet) -> None:
@@ -42,5 +42,4 @@ def test_stock_users_survive_links_that_break(fleet: ChaosFleet) -> None:
         for links in ("client>*", "w-stock>*"):
             with fleet.refused(links):
                 load.run_for(2)
-            load.run_for(2)
-        load.flow()
+            load.flow_of("stock", 10)
