@@ -303,11 +303,14 @@ class Account:
             makers = self.makers.setdefault((job.slot, job.epoch), {})
             if job.known_from < makers.get(prefix, NEVER):
                 makers[prefix] = job.known_from
+        prefixes = {prefix for makers in self.makers.values() for prefix in makers}
+        named = any(prefix.startswith("H:") and prefix[2:] in self.nodes for prefix in prefixes)
         for where, makers in self.makers.items():
             for prefix, index in makers.items():
                 name = prefix.removeprefix("H:")
                 made.setdefault(where[0], []).append((index, name))
-                if name in self.nodes:
+                # Where one node's handles have its name, H:NAME is a node, too, of which nothing else tells.
+                if name in self.nodes or (named and prefix != name and where in self.leaders):
                     self.leaders.setdefault(where, {}).setdefault(name, index)
         for slot, rows in made.items():
             if slot not in self.leads:

@@ -6,8 +6,9 @@ lost              An acknowledged background job ends: some run of its handle is
                   call that was acknowledged ends for its caller: RESULT; or UNKNOWN when it gave up. Without
                   any fault since it was called it must not give up `grace_seconds` and more after the job's
                   end, nor, of a job without an end, so long after its node gave out one that was made later
-                  and is not more urgent. Judged only after a full drain; a history that was not drained
-                  proves nothing and is not valid.
+                  and is not more urgent. With `remember_seconds` no call is answered with a job that ended
+                  longer before than that and `grace_seconds`, unless it is run again. Judged only after a
+                  full drain; a history that was not drained proves nothing and is not valid.
 unexpected        A job that runs was submitted before, by a call that was not refused. A call that timed out
                   (UNKNOWN) or never returned may have made a job, or not. A caller that was told of success
                   has it from a run that was DONE before, under whatever handle. One that was told of a
@@ -37,7 +38,8 @@ order             In a slot the jobs of one function and priority are given out 
                   an `order`. Who may have been given out and lost by the way is excused: a fault touched a
                   worker or a node of that slot between submit and run.
 split             In an epoch a slot has one primary. Broken when two nodes lead it in one epoch, by LEADS or
-                  by the handles they make (who answers a client proves nothing: any node passes submits on);
+                  by the handles they make (who answers a client proves nothing: any node passes submits on;
+                  and H:NAME is a node's name only where some node's handles have it);
                   when one handle names two jobs; and when a job is made in an epoch after a later one had
                   already acknowledged: each commit of the later one outdated the primary of the earlier one.
 
@@ -51,9 +53,10 @@ from __future__ import annotations
 import gc
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
 
@@ -62,9 +65,11 @@ from cluster.drill.history import Event, History, Kind
 
 GRACE_SECONDS: Final = 10.0  # a lease: so long after its end a fault still has effects
 GAP_SECONDS_MIN: Final = 0.5  # shorter waits for an acknowledgement are no gap worth keeping
+NOTICED_SECONDS: Final = 0.1  # shorter ones are everyday's, and not the work of a fault
 RETRY_SECONDS: Final = 1.0  # a submit so soon after a refused one waits for the same thing
 FEW: Final = 10  # submits of a function, of which none needs to be acknowledged
 EXAMPLES: Final = 3  # of each broken promise, in `problems`
+_ALL_SLOTS: Final = range(-1, 1 << 30)
 _PRIORITIES: Final = {"high": 0, "normal": 1, "low": 2}
 
 
@@ -87,10 +92,10 @@ class Gap(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """How long after a fault a submit that was begun after it was first acknowledged where it struck."""
+    """How long after a fault began the last gap was over that overlapped it, in the slots that it struck."""
 
     fault: Event
-    seconds: float | None  # None: none was
+    seconds: float | None  # None: there was none of NOTICED_SECONDS, so nobody noticed
 
 
 @dataclass(slots=True)
@@ -99,6 +104,7 @@ class Verdict:
 
     submitted: int = 0  # calls
     acknowledged: int = 0  # of these
+    ordered: int = 0  # calls with an order; without any, no order was checked
     refused: int = 0
     unknown: int = 0  # timed out, cut off, or not answered by the end
     done: int = 0  # jobs that ended, well or not
@@ -214,6 +220,7 @@ class _Check:
         self._grace_seconds = grace_seconds
         self._remember_seconds = remember_seconds
         self._result = Verdict()
+        self._gaps: list[Gap] = []  # those of NOTICED_SECONDS and longer, by their beginning
 
     def verdict(self, drained: bool, queued: int, running: int) -> Verdict:
         self._count()
@@ -238,6 +245,7 @@ class _Check:
         result.seconds = self._account.events[-1].at if self._account.events else 0.0
         result.submitted = len(self._account.calls)
         for call in self._account.calls.values():
+            result.ordered += call.order != 0
             if call.outcome is Kind.REFUSED:
                 result.refused += 1
             elif call.outcome is Kind.ACK:
@@ -258,11 +266,27 @@ class _Check:
                     self._report(self._result.lost, job.acked, job, f"acknowledged, {how}")
         if not drained:
             return
+        if self._remember_seconds:
+            self._check_remembered()
         for call in self._account.calls.values():
             if call.result == NEVER and (call.outcome is Kind.ACK or call.gave_up != NEVER):
                 job = self._account.jobs[call.handle]
                 if job.foreground and not self._gave_up_with_reason(call, job):
                     self._report(self._result.lost, call.acked, job, "its caller was never told the end")
+
+    def _check_remembered(self) -> None:
+        """No call may be answered with a job that was over so long before that its key was forgotten."""
+        events = self._account.events
+        for call in self._account.calls.values():
+            if call.outcome is not Kind.ACK or (job := self._account.jobs[call.handle]).call is call:
+                continue
+            ends = [run.ended for run in job.runs if run.ended != NEVER and run.outcome is not Kind.ABANDONED]
+            if job.foreground or not ends or max(ends) > call.begun:
+                continue
+            before = events[call.begun].at - events[max(ends)].at
+            if before > self._remember_seconds + self._grace_seconds:
+                text = f"acknowledged {before:.0f} s after its end, and not run again"
+                self._report(self._result.lost, call.acked, job, text)
 
     def _gave_up_with_reason(self, call: Call, job: Job) -> bool:
         """Whether the job had not ended long before and may have waited for its turn, or a fault may have
@@ -656,8 +680,8 @@ class _Check:
             seconds = end - begun
             if seconds > longest.get(slot, -1.0):
                 longest[slot] = seconds
-            if seconds >= GAP_SECONDS_MIN:
-                self._result.gaps.append(Gap(slot, begun, seconds))
+            if seconds >= NOTICED_SECONDS:
+                self._gaps.append(Gap(slot, begun, seconds))
 
         for index, event in enumerate(self._account.events):
             kind = event.kind
@@ -682,42 +706,41 @@ class _Check:
                     refused_at[slot] = event.at
         for slot in list(since):
             close(slot, self._result.seconds if waiting.get(slot) else refused_at[slot])
-        self._result.gaps.sort(key=lambda gap: gap.begun)
+        self._gaps.sort(key=attrgetter("begun"))
+        self._result.gaps = [gap for gap in self._gaps if gap.seconds >= GAP_SECONDS_MIN]
 
     def _measure_recoveries(self) -> None:
-        calls = self._account.calls
-        waiting: list[tuple[int, Event, set[int]]] = []
-        found: dict[int, float | None] = {}
-        for index, event in enumerate(self._account.events):
-            if event.kind is Kind.FAULT:
-                if (struck := self._slots_struck(event)) is not None:
-                    waiting.append((index, event, struck))
-                    found[event.fault] = None
-            elif waiting and event.kind is Kind.ACK and (call := calls.get(event.call)) is not None:
-                still = []
-                for row in waiting:
-                    begun, fault, slots = row
-                    if call.begun > begun and (not slots or call.slot in slots):
-                        found[fault.fault] = event.at - fault.at
-                    else:
-                        still.append(row)
-                waiting = still
-        self._result.recoveries = [
-            Recovery(self._account.faults[number].event, seconds) for number, seconds in found.items()
-        ]
+        gaps = self._gaps
+        latest = list(accumulate((gap.begun + gap.seconds for gap in gaps), max))
+        for fault in self._account.faults.values():
+            event = fault.event
+            if (struck := self._slots_struck(event)) is None:
+                continue
+            over = event.at
+            position = bisect_right(gaps, fault.healed, key=attrgetter("begun"))
+            while position and latest[position - 1] > over:
+                position -= 1
+                gap = gaps[position]
+                if gap.slot in struck or (gap.slot < 0 and struck):  # it may be one of them
+                    over = max(over, gap.begun + gap.seconds)
+            seconds = over - event.at if over > event.at else None
+            self._result.recoveries.append(Recovery(event, seconds))
 
-    def _slots_struck(self, fault: Event) -> set[int] | None:
-        """Whose submits it concerns: empty is all, None is none, because it touches only workers."""
+    def _slots_struck(self, fault: Event) -> Collection[int] | None:
+        """Whose submits it concerns; None when it touches only workers."""
         nodes: set[str] = set()
         for touched in fault.touches:
             if touched in ("all", "etcd"):
-                return set()
+                return _ALL_SLOTS
             ends = set(touched.split(">"))
             if not ends & self._account.workers.keys():
                 nodes |= ends - {"etcd", "client", "worker"}
         if not nodes:
             return None
-        return {slot for slot in self._account.leads if self._account.led(slot, fault.at, fault.at) & nodes}
+        leads = self._account.leads
+        if not leads:
+            return _ALL_SLOTS
+        return {slot for slot in leads if self._account.led(slot, fault.at, fault.at) & nodes}
 
     # ---- conclusion
 

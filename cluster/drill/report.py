@@ -22,6 +22,8 @@ FINDINGS_SHOWN: Final = 50  # of each kind, in the HTML file
 FINDINGS_IN_JSON: Final = 1_000  # of each kind
 FAULTS_SHOWN: Final = 200
 GAPS_SHOWN: Final = 10
+NOT_NOTICED: Final = "not noticed"  # a fault: no slot that it struck kept anybody waiting
+NOT_CHECKED: Final = "not checked"
 
 
 def summary(verdict: Verdict) -> str:
@@ -48,9 +50,9 @@ def as_text(verdict: Verdict) -> Group:
     """For a terminal: what was counted, the faults, and every problem; the summary is not in it."""
     parts: list[Table | Text] = [_counts_table(verdict)]
     if verdict.recoveries:
-        table = _table("fault", "struck", "first acknowledgement of a later submit")
+        table = _table("fault", "struck", "last wait there was over after")
         for fault, seconds in verdict.recoveries[:FAULTS_SHOWN]:
-            took = "none" if seconds is None else span(seconds)
+            took = NOT_NOTICED if seconds is None else span(seconds)
             table.add_row(Text(fault.text), Text(", ".join(fault.touches)), Text(took, justify="right"))
         parts.append(table)
     parts += [Text(f"problem: {problem}", style="bold red") for problem in verdict.problems]
@@ -88,10 +90,14 @@ def _figures(verdict: Verdict) -> list[tuple[str, str, bool]]:
         ("refused", verdict.refused),
         ("of unknown end", verdict.unknown),
     ]
-    broken = [(label, len(getattr(verdict, name)), bad) for name, label, bad in FINDINGS]
+    broken = [(name, label, len(getattr(verdict, name)), bad) for name, label, bad in FINDINGS]
+    unchecked = () if verdict.ordered else ("order_broken",)
     return [
         *((name, count(number), False) for name, number in plain),
-        *((name, count(number), bad and number > 0) for name, number, bad in broken),
+        *(
+            (label, NOT_CHECKED if name in unchecked else count(number), bad and number > 0)
+            for name, label, number, bad in broken
+        ),
         ("longest wait of a slot", span(slowest), False),
         ("acknowledged after, p50", span(verdict.ack_seconds_p50), False),
         ("acknowledged after, p99", span(verdict.ack_seconds_p99), False),
@@ -196,7 +202,7 @@ def _faults_table(history: History, verdict: Verdict) -> str:
                 str(twice[fault.fault] or ""),
             )
         )
-    columns = ("at", "for", "fault", "touches", "", "acknowledged again after", "run twice")
+    columns = ("at", "for", "fault", "touches", "", "last wait was over after", "run twice")
     return _html_table("Faults", columns, rows) if rows else ""
 
 
@@ -204,7 +210,7 @@ def _recovered(fault: Event, recovered: dict[int, float | None]) -> str:
     if fault.fault not in recovered:
         return ""
     seconds = recovered[fault.fault]
-    return "never" if seconds is None else span(seconds)
+    return NOT_NOTICED if seconds is None else span(seconds)
 
 
 def _gaps_table(verdict: Verdict) -> str:

@@ -750,6 +750,19 @@ def test_keys_that_are_remembered_are_not_free_when_the_job_has_ended(story: Sto
     assert fine(story, remember_seconds=11)
 
 
+def test_no_call_is_answered_with_a_job_of_long_ago(story: Story) -> None:
+    story.promise("f/1", H1)
+    story.work("f/1", H1)  # at 4 s
+    story.wait(100)
+    story.promise("f/1", H1)  # at 105 s
+    text = broken(story, "lost", remember_seconds=99).lost[0].text
+    assert text == "acknowledged 101 s after its end, and not run again"
+    assert fine(story, remember_seconds=100)
+    assert fine(story)  # nobody knows how long they are remembered
+    story.work("f/1", H1)
+    broken(story, "duplicated_unexplained", remember_seconds=99)
+
+
 def test_jobs_without_a_unique_do_not_join(story: Story) -> None:
     story.promise("f/", H1)
     story.promise("f/", H2)
@@ -954,6 +967,26 @@ def test_one_prefix_for_all_nodes_is_no_split(story: Story) -> None:
     assert fine(story)
 
 
+def test_a_handle_of_a_node_of_which_nothing_else_tells_is_a_split(story: Story) -> None:
+    story.leads("b", 1, 2)
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    assert fine(story)  # it may be the prefix of all nodes
+    story.leads("b", 3, 2)
+    story.promise("f/2", "H:b:3.2.1")
+    story.work("f/2", "H:b:3.2.1")
+    assert broken(story, "split").split[0].text == "slot 1, epoch 2: a and b lead it"
+
+
+def test_a_handle_of_an_unknown_node_in_an_epoch_whose_leader_is_not_known_is_no_split(story: Story) -> None:
+    story.leads("b", 3, 2)
+    story.promise("f/2", "H:b:3.2.1")
+    story.work("f/2", "H:b:3.2.1")
+    story.promise("f/1", H1)
+    story.work("f/1", H1)
+    assert fine(story)
+
+
 def test_one_handle_for_two_jobs_is_a_split(story: Story) -> None:
     story.promise("f/1", H1)
     story.promise("f/2", H1)
@@ -1046,20 +1079,83 @@ def test_who_waits_at_the_end_waits_until_the_end(story: Story) -> None:
     assert story.check().longest_gap_seconds == {1: 30.0}
 
 
-def test_a_fault_is_over_when_a_later_submit_is_acknowledged_where_it_struck(story: Story) -> None:
+def recoveries(story: Story) -> dict[str, float | None]:
+    return {fault.text: seconds for fault, seconds in story.check().recoveries}
+
+
+def test_a_fault_is_over_with_the_last_wait_that_it_overlapped_where_it_struck(story: Story) -> None:
+    story.leads("a", 1, 2)
+    story.leads("a", 3, 2)
+    story.leads("b", 2, 2)
+    waiting = story.submit("f/1")  # in slot 1
+    fault = story.fault("kill a", "a")  # at 2 s
+    story.promise("f/3", "H:a:3.2.1")  # it takes a moment to die
+    story.ack(waiting, H1)  # at 5 s
+    story.promise("f/2", "H:b:2.2.2")
+    call = story.submit("f/4")  # at 8 s, in slot 1
+    other = story.submit("f/5")
+    story.heal(fault)  # at 10 s
+    story.wait(20)
+    story.ack(call, "H:b:1.3.1")  # at 31 s
+    story.ack(other, "H:b:2.2.3")
+    story.promise("f/6", "H:b:1.3.2")  # after it
+    assert recoveries(story) == {"kill a": 29.0}
+
+
+def test_a_wait_in_another_slot_is_not_that_of_a_fault(story: Story) -> None:
     story.leads("a", 1, 2)
     story.leads("b", 2, 2)
-    waiting = story.submit("f/1")
-    story.fault("kill a", "a")  # at 2 s
+    story.promise("f/1", H1)
+    story.fault("kill a", "a")
     story.fault("kill w1", "w1")
     story.run("f/0", "H:a:1.2.0", "w1")
-    story.promise("f/2", "H:b:2.2.2")  # not on a's slot
-    story.ack(waiting, H1)  # not begun after it
-    call = story.submit("f/3")
-    story.fault("cut etcd", "a>etcd")  # at 9 s
-    story.ack(call, "H:b:1.3.1")  # at 10 s
-    recoveries = {fault.text: seconds for fault, seconds in story.check().recoveries}
-    assert recoveries == {"kill a": 8.0, "cut etcd": None}
+    story.promise("f/2", "H:b:2.2.2")
+    assert recoveries(story) == {"kill a": None}  # of workers nobody waits for acknowledgements
+
+
+def test_a_wait_of_every_day_is_not_that_of_a_fault(story: Story) -> None:
+    story.leads("a", 1, 2)
+    for number in range(2):
+        call = story.submit(f"f/{number}")
+        fault = story.history.fault(f"fault {number}", "a")
+        story.wait(0.09 + 0.02 * number)
+        story.history.ack(call, handle=f"H:a:1.2.{number}")
+        story.history.healed(fault)
+    assert recoveries(story) == {"fault 0": None, "fault 1": pytest.approx(0.11)}
+    assert story.check().gaps == []
+
+
+def test_a_fault_of_a_node_that_leads_nothing_is_not_noticed(story: Story) -> None:
+    story.leads("a", 1, 2)
+    call = story.submit("f/1")
+    story.heal(story.fault("kill c", "c"))
+    story.ack(call, H1)
+    assert recoveries(story) == {"kill c": None}
+
+
+@pytest.mark.parametrize("touched", ["etcd", "all"])
+def test_a_fault_of_all_is_noticed_in_any_slot(story: Story, touched: str) -> None:
+    story.leads("a", 1, 2)
+    call = story.submit("f/1")  # at 1 s
+    story.fault("outage", touched)
+    story.ack(call, "H:b:7.1.1")  # at 3 s
+    assert recoveries(story) == {"outage": 1.0}
+
+
+def test_a_fault_of_a_node_is_noticed_in_any_slot_when_nothing_tells_who_leads(story: Story) -> None:
+    call = story.submit("f/1")
+    story.fault("kill a", "a")
+    story.ack(call, "handle")
+    assert recoveries(story) == {"kill a": 1.0}
+
+
+def test_a_wait_of_a_submit_that_nobody_answered_may_have_been_anywhere(story: Story) -> None:
+    story.leads("a", 1, 2)
+    story.fault("kill a", "a")  # at 1 s
+    call = story.submit("f/1")
+    story.wait(10)
+    story.give_up(call)  # at 13 s
+    assert recoveries(story) == {"kill a": 12.0}
 
 
 def test_latencies_are_those_of_acknowledged_calls(story: Story) -> None:

@@ -104,6 +104,32 @@ def test_the_text_tells_every_problem_and_ends_with_the_summary(story: Story) ->
     ]
 
 
+def test_it_says_when_no_order_was_checked(story: Story) -> None:
+    def shown() -> tuple[str, str]:
+        out = io.StringIO()
+        show(story.check(), Console(file=out, width=1000))
+        line = next(line for line in out.getvalue().splitlines() if "order broken" in line)
+        return line, page_of(story.history, story.check())[0].words
+
+    assert all("not checked" in text for text in shown())
+    story.promise("f/ordered", "H:a:1.3.1", order=1)
+    assert not any("not checked" in text for text in shown())
+    assert json.loads(as_json(story.check()))["ordered"] == 1
+
+
+def test_a_fault_that_kept_nobody_waiting_was_not_noticed(story: Story) -> None:
+    story.fault("kill -9", "a")
+    story.fault("kill -9", "b")
+    story.promise("f/late", "H:b:1.3.2")
+    out = io.StringIO()
+    show(story.check(), Console(file=out, width=1000))
+    rows = [line.split() for line in out.getvalue().splitlines() if line.startswith("kill -9")]
+    assert rows == [["kill", "-9", "a", "not", "noticed"], ["kill", "-9", "b", "2.00", "s"]]
+    page, _ = page_of(story.history, story.check())
+    assert "not noticed" in page.words
+    assert [each["seconds"] for each in json.loads(as_json(story.check()))["recoveries"]] == [None, 2.0]
+
+
 def test_brackets_of_users_are_no_markup_in_the_text() -> None:
     story = Story()
     story.fault("[bold]kill[/bold]", "[red]a[/]")
