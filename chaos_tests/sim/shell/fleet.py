@@ -266,10 +266,10 @@ class Node:
         self.damaged = self.knows_damage = True
 
     def _fsync_failed(self, node: File | Directory) -> None:
-        """Only what is lost of the journal matters: nobody goes on without the other files."""
-        journal = [file for _, file in self._journal_files()]
-        if any(node is each for each in journal):
-            self.damaged = True
+        """Only what is lost of the journal matters: nobody goes on without the other files, and a segment
+        that has no entries yet is not begun."""
+        journal = [file for _, file in self._journal_files() if len(file.data) > _SEGMENT_BYTES]
+        self.damaged |= any(node is each for each in journal)
 
     def rotting_place(self, dice: Random) -> tuple[File | None, int]:
         """A segment, and where its last frame begins; None where no frame has a successor."""

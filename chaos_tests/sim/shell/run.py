@@ -20,7 +20,7 @@ from chaos_tests.sim.shell.etcd_members import EtcdMembers
 from chaos_tests.sim.shell.fleet import LEASE_SECONDS, RECLAIM_SECONDS, Node
 from chaos_tests.sim.shell.kernel import World
 from chaos_tests.sim.shell.replaced import SLOTS
-from chaos_tests.sim.shell.troubles import Trouble, Troubles, schedule
+from chaos_tests.sim.shell.troubles import Trouble, Troubles, has_bursts, schedule
 from chaos_tests.sim.shell.users import Client, Told, Worker
 from chaos_tests.sim.shell.workload import HAClient, HAWorker
 from chaos_tests.sim.turns.account import Account
@@ -84,14 +84,21 @@ class Run:
         self.history = History(self._time)
         self.told = Told(self.history)
         names = list(self.hosts)
-        self.clients: list[Client | HAClient] = [
-            self.dice.choice((Client, HAClient))(world, f"client{number}", names, self.told)
-            for number in range(2)
-        ]
-        self.workers: list[Worker | HAWorker] = [
-            self.dice.choice((Worker, HAWorker))(world, f"worker{number}", names, self.told)
-            for number in range(2)
-        ]
+        self.clients: list[Client | HAClient]
+        self.workers: list[Worker | HAWorker]
+        if has_bursts(seed):
+            other = self.dice.choice((Client, HAClient))(world, "client1", names, self.told)
+            self.clients = [HAClient(world, "client0", names, self.told, bursts=True), other]
+            self.workers = [HAWorker(world, "worker0", names, self.told, bursts=True)]
+        else:
+            self.clients = [
+                self.dice.choice((Client, HAClient))(world, f"client{number}", names, self.told)
+                for number in range(2)
+            ]
+            self.workers = [
+                self.dice.choice((Worker, HAWorker))(world, f"worker{number}", names, self.told)
+                for number in range(2)
+            ]
         self.users = {user.name: user for user in (*self.clients, *self.workers)}
         self.schedule = schedule
         self.troubles = Troubles(self)
@@ -167,7 +174,9 @@ class Run:
             success=[rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key))]
         )
         self.world.say("key removed", node)
-        self.etcd.cluster.txn(0, request, lambda reply: None)
+        members = self.etcd.cluster.members
+        member = next((each for each in members if each.connected), members[0])
+        self.etcd.cluster.txn(member.number, request, lambda reply: None)
 
     # ---- nodes that end by themselves
 
@@ -261,7 +270,7 @@ class Run:
             return "nodes in sync: " + ", ".join(
                 f"{node.name} {'up' if node.alive else 'down'} {node.reason}" for node in self.nodes
             )
-        waiting = {client.name: client.waiting for client in self.clients if isinstance(client, HAClient)}
+        waiting = {client.name: client.waiting for client in self.clients}
         if any(waiting.values()):
             return f"answers to clients: {waiting}"
         left = {node.name: node.node.ledger.count() for node in self.nodes}

@@ -10,9 +10,12 @@ import pytest
 
 from chaos_tests.sim.hunt import play_all
 from chaos_tests.sim.kept import Kept, kept_seeds
-from chaos_tests.sim.shell.disk import SimJournal, SimOs
-from chaos_tests.sim.shell.run import run
-from chaos_tests.sim.worlds import STEPS, play
+from chaos_tests.sim.shell.disk import Disk, File, SimJournal, SimOs
+from chaos_tests.sim.shell.etcd_cluster import Cluster, Watch
+from chaos_tests.sim.shell.run import TROUBLED_SECONDS, Run, run
+from chaos_tests.sim.shell.troubles import Trouble, schedule
+from chaos_tests.sim.worlds import STEPS, Broken, play
+from cluster.server.server import Server
 
 SEED = 3
 FRESH = 40
@@ -81,3 +84,49 @@ def test_an_acknowledgement_before_the_fsync_is_found(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(SimJournal, "append", acknowledge_first)
     assert first_broken(30) is not None
+
+
+def first_broken_by(kind: str) -> Broken | None:
+    """Of seeds in which there is such a trouble."""
+    schedules = {seed: schedule(seed, TROUBLED_SECONDS) for seed in range(100)}
+    seeds = [seed for seed in schedules if any(trouble.kind == kind for trouble in schedules[seed])]
+    for seed in seeds[:5]:
+        try:
+            run(seed)
+        except Broken as error:
+            return error
+    return None
+
+
+def test_a_disk_that_failed_and_is_not_condemned_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Server, "_condemn", lambda self: None)
+    assert first_broken_by("failing_fsync") is not None
+
+
+def test_a_damaged_disk_that_counts_as_a_copy_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken for one whose end is torn, and begins where the damage does."""
+
+    def tear(self: Disk, file: File, at: int) -> None:
+        file.synced = file.synced[:at]
+        del file.data[at:]
+
+    monkeypatch.setattr(Disk, "rot", tear)
+    broken = first_broken_by("rot")
+    assert broken is not None
+    assert broken.rule == "a damaged disk counts as a copy"
+
+
+def test_a_watch_that_missed_what_is_compacted_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    feed = Cluster._feed
+
+    def note(self: Cluster, watch: Watch) -> None:
+        lived = not watch.over
+        feed(self, watch)
+        if lived and watch.over:
+            told.append(watch.member.number)
+
+    monkeypatch.setattr(Cluster, "_feed", note)
+    for number in range(5):
+        assert Run(number, [Trouble(1, 5.0, "etcd_compacted", f"x {number}")]).play().verdict.valid
+    assert told

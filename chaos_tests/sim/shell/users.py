@@ -1,7 +1,8 @@
 """Stock clients and workers, as scripts on the simulated network.
 
-A client submits background jobs at one node, waits for each answer, and goes to another node when that takes
-too long. A worker is registered on every node, grabs, works for a while, reports.
+A client submits jobs at one node, waits for each answer, of foreground jobs also for the end, and goes to
+another node when that takes too long. A worker is registered on every node, grabs, works for a while,
+reports.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from chaos_tests.sim.shell.fleet import GEARMAN_PORT
+from cluster.drill.account import place
 from cluster.wire import Decoder, request
 from cluster.wire import packets as wire
 
@@ -22,13 +24,20 @@ if TYPE_CHECKING:
 
 FUNCTION: Final = b"f"
 KEYS: Final = 60  # different unique keys: some coalesce
+FOREGROUND_SHARE: Final = 0.1
 LEAVES_SHARE: Final = 0.01  # of jobs that a worker leaves in the middle
 PATIENCE_SECONDS: Final = 25.0
 SUBMITS: Final = (wire.SUBMIT_JOB_BG, wire.SUBMIT_JOB_HIGH_BG, wire.SUBMIT_JOB_LOW_BG)
+FOREGROUND_SUBMITS: Final = (wire.SUBMIT_JOB, wire.SUBMIT_JOB_HIGH, wire.SUBMIT_JOB_LOW)
+ENDS: Final = (wire.WORK_COMPLETE, wire.WORK_FAIL)
+RESULT: Final = b"r"  # what stock workers answer
 PRIORITIES: Final = {
     wire.SUBMIT_JOB_BG: "normal",
     wire.SUBMIT_JOB_HIGH_BG: "high",
     wire.SUBMIT_JOB_LOW_BG: "low",
+    wire.SUBMIT_JOB: "normal",
+    wire.SUBMIT_JOB_HIGH: "high",
+    wire.SUBMIT_JOB_LOW: "low",
 }
 
 
@@ -85,6 +94,14 @@ class Told:
     acknowledged: dict[bytes, bytes] = field(default_factory=dict)  # handle -> key
     news: deque[tuple[bytes, bytes, bool]] = field(default_factory=deque)  # of them: handle, key, over before
     done: dict[bytes, None] = field(default_factory=dict)  # handles whose end a worker reported
+    payloads: dict[bytes, set[bytes]] = field(default_factory=dict)  # by key: one job has many submits
+
+    def submitted(self, key: bytes, payload: bytes) -> None:
+        self.payloads.setdefault(key, set()).add(payload)
+
+    def may_be_result(self, key: bytes, result: bytes) -> bool:
+        """Workers send back what one of the key's submits had brought."""
+        return result == RESULT or result in self.payloads[key]
 
     def acknowledge(self, handle: bytes, key: bytes) -> None:
         self.acknowledged[handle] = key
@@ -104,6 +121,7 @@ class Client:
         self.told = told
         self.until = 0.0  # when it stops submitting
         self.counter = 0
+        self.awaited: dict[int, None] = {}  # foreground calls whose end it waits for
         self.process: Process
 
     def start(self, until: float) -> None:
@@ -114,6 +132,15 @@ class Client:
     def kill(self) -> None:
         """kill -9. It can be started again."""
         self.process.kill()
+        self._give_up("its client was killed")
+
+    def _give_up(self, text: str) -> None:
+        while self.awaited:
+            self.told.history.unknown(self.awaited.popitem()[0], text)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.awaited)
 
     async def _run(self) -> None:
         while self.world.now < self.until:
@@ -131,7 +158,10 @@ class Client:
             for _ in range(self.dice.randint(1, 25)):
                 if self.world.now > self.until:
                     break
-                await self._submit(connection, self.dice.choice((1, 1, 1, 2, 8)))
+                if self.dice.random() < FOREGROUND_SHARE:
+                    await self._foreground(connection, node)
+                else:
+                    await self._submit(connection, self.dice.choice((1, 1, 1, 2, 8)))
                 await asyncio.sleep(self.dice.expovariate(1 / pace))
         finally:
             connection.transport.abort() if self.dice.random() < 0.3 else connection.transport.close()
@@ -141,16 +171,11 @@ class Client:
         calls: deque[tuple[int, bytes, int]] = deque()
         history = self.told.history
         for _ in range(count):
-            self.counter += 1
-            if self.dice.random() < 0.15:
-                unique, key = b"", b"%s/%s.%d" % (FUNCTION, self.name.encode(), self.counter)
-                unique = key if self.dice.random() < 0.5 else b""
-            else:
-                unique = b"u%d" % self.dice.randrange(KEYS)
+            unique, payload = self._next()
             verb = self.dice.choice(SUBMITS)
             call = history.submit(f"{FUNCTION.decode()}/{unique.decode()}", priority=PRIORITIES[verb])
             calls.append((call, unique, len(self.told.done)))
-            connection.send(verb, FUNCTION, unique, b"%s %d" % (self.name.encode(), self.counter))
+            connection.send(verb, FUNCTION, unique, payload)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while calls:
@@ -167,11 +192,63 @@ class Client:
                 history.unknown(call, type(error).__name__)
             raise
 
+    def _next(self) -> tuple[bytes, bytes]:
+        """A job's unique and payload."""
+        self.counter += 1
+        if self.dice.random() < 0.15:
+            unique, key = b"", b"%s/%s.%d" % (FUNCTION, self.name.encode(), self.counter)
+            unique = key if self.dice.random() < 0.5 else b""
+        else:
+            unique = b"u%d" % self.dice.randrange(KEYS)
+        payload = b"%s %d" % (self.name.encode(), self.counter)
+        self.told.submitted(unique, payload)
+        return unique, payload
+
+    async def _foreground(self, connection: Connection, node: str) -> None:
+        """One job, and its end."""
+        history = self.told.history
+        unique, payload = self._next()
+        verb = self.dice.choice(FOREGROUND_SUBMITS)
+        call = history.submit(f"{FUNCTION.decode()}/{unique.decode()}", priority=PRIORITIES[verb])
+        self.awaited[call] = None
+        connection.send(verb, FUNCTION, unique, payload)
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while self.awaited:
+                    packet_type, body = await connection.packet()
+                    if packet_type == wire.JOB_CREATED:
+                        history.ack(call, handle=body.decode(), node=node)
+                    elif packet_type == wire.ERROR:
+                        self._give_up(body.decode("utf-8", "replace"))
+                    elif packet_type in ENDS:
+                        failed = packet_type == wire.WORK_FAIL
+                        history.result(call, text="failed" if failed else "")
+                        del self.awaited[call]
+                        result = body.partition(b"\0")[2]
+                        self.world.say("result", unique.decode(), result)
+                        if not failed and not self.told.may_be_result(unique, result):
+                            self.world.fail(
+                                "the result of another job", f"{self.name}, {unique!r}: {result!r}"
+                            )
+        except (OSError, TimeoutError) as error:
+            self._give_up(type(error).__name__)
+            raise
+
     def _acknowledged(self, call: int, unique: bytes, handle: bytes) -> None:
         told = self.told
-        told.history.ack(call, handle=handle.decode())
+        name = handle.decode()
+        if joined_foreground(name):
+            told.history.unknown(call, f"joined {name}")
+        else:
+            told.history.ack(call, handle=name)
         told.acknowledge(handle, unique)
         self.world.say("acknowledged", handle.decode(), unique.decode())
+
+
+def joined_foreground(handle: str) -> bool:
+    """Whether a background submit that was told this handle made a foreground job one that lasts. A history
+    knows nothing of such jobs; that they end is looked at all the same (Run._owed)."""
+    return place(handle)[2]
 
 
 class Worker:
@@ -234,4 +311,4 @@ class Worker:
             self.world.say("done", name)
             self.told.done[handle] = None
             history.done(worker=self.name, handle=name, node=node)
-            connection.send(wire.WORK_COMPLETE, handle, b"r")
+            connection.send(wire.WORK_COMPLETE, handle, RESULT)

@@ -11,9 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from chaos_tests.sim.shell.fleet import GEARMAN_PORT
-from chaos_tests.sim.shell.users import FUNCTION, KEYS, Told
+from chaos_tests.sim.shell.users import FUNCTION, KEYS, Told, joined_foreground
 from client_ha import AsyncHAClient, AsyncHAWorker, JobContext, JobFailed
 from client_ha.flight import Priority
+from client_ha.job import AsyncJob
 from client_ha.link import Link
 from cluster.drill.recorded import Recorder
 
@@ -25,7 +26,10 @@ SUBMIT_SECONDS: Final = 30.0
 RESULT_SECONDS: Final = 40.0
 PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "low")
 FAILING_SHARE: Final = 0.03
-STOCK_RESULT: Final = b"r"  # what stock workers answer
+SHARED_SHARE: Final = 0.5  # of foreground jobs: their keys are those of other submits, too
+BURST: Final = 60
+BURST_SECONDS: Final = 5.0  # from one to the next
+BURST_WORK_SECONDS: Final = 0.04
 
 
 def _addresses(world: World, nodes: list[str]) -> list[str]:
@@ -38,10 +42,24 @@ def _node_of(world: World, server: str | None) -> str:
     return next((host.name for host in world.hosts.values() if address in (host.address, host.name)), "")
 
 
+class _BackgroundRecorder(Recorder):
+    """Some of the jobs that it is told of are foreground jobs that were there."""
+
+    def _acknowledged(self, call: int, job: AsyncJob) -> None:
+        if joined_foreground(job.handle or ""):
+            self.history.unknown(call, f"joined {job.handle}")
+        else:
+            super()._acknowledged(call, job)
+
+
 class HAClient:
     """One process with one AsyncHAClient: jobs one after the other, or several at once."""
 
-    def __init__(self, world: World, name: str, nodes: list[str], told: Told) -> None:
+    def __init__(
+        self, world: World, name: str, nodes: list[str], told: Told, *, bursts: bool = False
+    ) -> None:
+        """`bursts`: nothing but jobs whose order matters, faster than they are done."""
+        self.bursts = bursts
         self.world = world
         self.name = name
         self.told = told
@@ -49,6 +67,7 @@ class HAClient:
         self.dice = world.dice_for(f"client {name}")
         self.process: Process
         self._recorder = Recorder(told.history, partial(_node_of, world))
+        self._background_recorder = _BackgroundRecorder(told.history, partial(_node_of, world))
         self._servers = _addresses(world, self.dice.sample(nodes, self.dice.randint(1, len(nodes))))
         self._counter = 0
         self._order = 0
@@ -63,21 +82,37 @@ class HAClient:
         """kill -9: nobody is there any more to be told anything. It can be started again."""
         self.process.kill()
         self._recorder.give_up("its client was killed")
+        self._background_recorder.give_up("its client was killed")
 
     @property
     def waiting(self) -> int:
         """Calls whose end is awaited."""
-        return len(self._recorder.under_way)
+        return len(self._recorder.under_way) + len(self._background_recorder.under_way)
 
     async def _run(self) -> None:
         dice = self.dice
         while self.world.now < self.until:
             async with AsyncHAClient(self._servers, submit_timeout=SUBMIT_SECONDS) as client:
+                if self.bursts:
+                    await self._burst(client)
+                    continue
                 for _ in range(dice.randint(5, 60)):
                     if self.world.now >= self.until:
                         break
                     await self._submit(client)
                     await asyncio.sleep(dice.expovariate(1 / dice.choice((0.03, 0.2, 0.6))))
+
+    async def _burst(self, client: AsyncHAClient) -> None:
+        """Several hands, each of which waits for its acknowledgement: only then is an order promised."""
+        next_at = self.world.now + BURST_SECONDS
+
+        async def hand() -> None:
+            for _ in range(BURST // 3):
+                if self.world.now < self.until:
+                    await self._background(client, self._own_key(), in_order=True)
+
+        await asyncio.gather(hand(), hand(), hand())
+        await asyncio.sleep(max(0.0, min(next_at, self.until) - self.world.now))
 
     async def _submit(self, client: AsyncHAClient) -> None:
         kind = self.dice.random()
@@ -89,7 +124,8 @@ class HAClient:
             count = self.dice.randint(2, 10)
             await asyncio.gather(*(self._background(client, self._own_key()) for _ in range(count)))
         else:
-            await self._foreground(client, self._own_key())
+            shared = self.dice.random() < SHARED_SHARE
+            await self._foreground(client, f"u{self.dice.randrange(KEYS)}" if shared else self._own_key())
 
     def _own_key(self) -> str:
         self._counter += 1
@@ -102,7 +138,9 @@ class HAClient:
             order = self._order
         priority = self.dice.choice(PRIORITIES)
         payload = self._payload(unique)
-        job = await self._recorder.background(client, NAME, unique, payload, priority=priority, order=order)
+        job = await self._background_recorder.background(
+            client, NAME, unique, payload, priority=priority, order=order
+        )
         if job is not None:
             assert job.handle is not None
             self.told.acknowledge(job.handle.encode(), unique.encode())
@@ -113,17 +151,22 @@ class HAClient:
         end = await self._recorder.foreground(client, NAME, unique, payload, timeout_seconds=RESULT_SECONDS)
         if isinstance(end, bytes):
             self.world.say("result", unique)
-            if end not in (payload, STOCK_RESULT):
+            if not self.told.may_be_result(unique.encode(), end):
                 self.world.fail("the result of another job", f"{self.name}, {unique}: {end!r}")
 
     def _payload(self, unique: str) -> bytes:
-        return unique.encode() + b"." * self.dice.choice((0, 0, 10, 1000))
+        payload = unique.encode() + b"." * self.dice.choice((0, 0, 10, 1000))
+        self.told.submitted(unique.encode(), payload)
+        return payload
 
 
 class HAWorker:
     """One process with one AsyncHAWorker, for ever."""
 
-    def __init__(self, world: World, name: str, nodes: list[str], told: Told) -> None:
+    def __init__(
+        self, world: World, name: str, nodes: list[str], told: Told, *, bursts: bool = False
+    ) -> None:
+        """`bursts`: one job at a time, while many wait."""
         self.world = world
         self.name = name
         self.told = told
@@ -131,6 +174,8 @@ class HAWorker:
         self._servers = _addresses(world, self.dice.sample(nodes, self.dice.randint(1, len(nodes))))
         self._concurrency = self.dice.choice((1, 1, 4))
         self._work_seconds = self.dice.choice((0.002, 0.05, 0.5))
+        if bursts:
+            self._concurrency, self._work_seconds = 1, BURST_WORK_SECONDS
         self._recorder = Recorder(told.history, partial(_node_of, world))
         self.until = 0.0
         self.process: Process
