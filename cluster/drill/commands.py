@@ -32,7 +32,12 @@ class BadTemplate(ValueError):
 
 
 class CommandFailed(Exception):
-    """A command did not end well, or in time; the text has what it printed."""
+    """A command did not end well, or in time; the text has what it printed. `ran`: it may have done
+    something, and may do more."""
+
+    def __init__(self, text: str, *, ran: bool = True) -> None:
+        super().__init__(text)
+        self.ran = ran
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class Manager:
     start: str  # empty: the manager starts it again by itself
     unit: str  # what a node is called there
     where: str = ""  # its commands act, when no placeholder says so
+    verb: str = "kill"
+    caveat: str = ""  # why that is not what kill -9 is
 
 
 # `systemctl kill` leaves Restart= in force, and a StatefulSet makes a deleted pod anew; docker takes a kill
@@ -112,6 +119,9 @@ MANAGERS: Final[Mapping[str, Manager]] = {
         "",
         "{node}",
         "kubectl's current context and namespace",
+        "delete",
+        "kubectl deletes the pod, which is no kill -9: its preStop may drain the node first, and it has its "
+        "terminationGracePeriodSeconds to end",
     ),
 }
 
@@ -142,7 +152,8 @@ async def run_command(words: list[str], timeout_seconds: float) -> Ran:
                 start_new_session=True,
             )
         except OSError as error:
-            raise CommandFailed(f"{shown}: cannot be run: {error.strerror or error}") from None
+            text = f"{shown}: cannot be run: {error.strerror or error}"
+            raise CommandFailed(text, ran=False) from None
         try:
             async with asyncio.timeout(timeout_seconds):
                 status = await process.wait()

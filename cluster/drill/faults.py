@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from cluster.drill.commands import (
@@ -34,7 +35,9 @@ LATENCY_MS_DEFAULT: Final = 200
 NOTICE_SECONDS: Final = 60.0
 GONE_SECONDS: Final = 5.0  # for a process whose key is gone to let go of its ports and its disk
 CONNECT_SECONDS: Final = 2.0  # to one of its ports; who has not answered then is not there
-UNSURE_SECONDS: Final = 2.0  # the same, when the command failed and most likely did nothing
+LATE_SECONDS: Final = 10.0  # so long after a command that failed, what it began may still come to pass
+SILENT_SECONDS: Final = 10.0  # without an answer of any node: then one that was killed counts as dead
+DRAIN_SECONDS: Final = 600.0  # for a node that is told to stop, and drains first
 ETCD_PORTS: Final = frozenset({"2379"})
 
 Tell = Callable[[str], object]
@@ -54,6 +57,8 @@ class Means:
 
     kill: Template | None = None
     start: Template | None = None
+    verb: str = "kill"  # what the command does to a node, in a word
+    caveat: str = ""  # what is to be known of it
     comes_back: bool = False  # something starts a node again that has ended
     unit: Template = field(default_factory=lambda: Template("{node}"))
     where: str = ""  # the commands act, when they do not say it themselves
@@ -104,6 +109,8 @@ def make_means(
     means = Means(
         kill=_template("--kill-command", kill),
         start=_template("--start-command", start),
+        verb=manager.verb if manager is not None else "kill",
+        caveat=manager.caveat if manager is not None else "",
         comes_back=comes_back,
         unit=_template("--unit", unit or (manager.unit if manager else "{node}"), NODE_PLACEHOLDERS[:-1])
         or Template("{node}"),
@@ -188,6 +195,16 @@ class Fault(ABC):
         return ""
 
 
+class _Sight(Enum):
+    """How a node that was to end is seen."""
+
+    AS_BEFORE = "is up as before"
+    DRAINING = "is still draining"
+    GONE = "is gone"
+    BACK = "is back"
+    SILENT = "nobody answers"
+
+
 class _NodeFault(Fault):
     """A node ends, and must be there again under another incarnation."""
 
@@ -208,31 +225,67 @@ class _NodeFault(Fault):
         except BadTemplate as error:
             raise FaultFailed(str(error)) from None
 
-    async def _ended(self, timeout_seconds: float = NOTICE_SECONDS) -> bool:
-        """Wait until it is not there any more as it was."""
-        deadline = time.monotonic() + timeout_seconds
-        while time.monotonic() < deadline:
-            found = await self._watch.incarnation(self._node.name)
-            if found is not None and found != self._node.incarnation:
-                return True
+    async def _sight(self) -> _Sight:
+        try:
+            status = await self._watch.look()
+        except ControlError:
+            return _Sight.SILENT
+        node = next((each for each in status.nodes if each.name == self._node.name), None)
+        if node is None or not node.incarnation:
+            return _Sight.GONE
+        if node.incarnation != self._node.incarnation:
+            return _Sight.BACK
+        return _Sight.DRAINING if node.state == "draining" else _Sight.AS_BEFORE
+
+    async def _ended(
+        self, since: float, *, unsure: bool = False, drain_seconds: float = DRAIN_SECONDS
+    ) -> _Sight:
+        """Wait until it is not there any more as it was, and return how it stands then or at the end of all
+        patience. `since`: when it was told to end (time.monotonic). `unsure`: the command failed, and most
+        likely did nothing."""
+        silent_since: float | None = None
+        while True:
+            sight = await self._sight()
+            if sight in (_Sight.GONE, _Sight.BACK):
+                return sight
+            listens = await self._listens() if unsure or sight is _Sight.SILENT else True
+            now = time.monotonic()
+            if sight is not _Sight.SILENT:
+                silent_since = None
+            else:
+                silent_since = now if silent_since is None else silent_since
+                if not listens or now - silent_since >= SILENT_SECONDS:
+                    return sight
+            patience = NOTICE_SECONDS
+            if sight is _Sight.DRAINING:
+                patience = drain_seconds
+            elif unsure and listens:
+                # As long as its key stands nobody can tell a dead node from one that was not hit; but one
+                # that still listens is not dead.
+                patience = LATE_SECONDS
+            if now - since >= patience:
+                return sight
             await asyncio.sleep(LOOK_SECONDS)
-        return False
 
     async def _bring_back(self, tell: Tell) -> None:
-        found = await self._watch.incarnation(self._node.name)
-        if found not in (None, 0, self._node.incarnation):
-            return  # it is there again
-        if not self._start:
-            tell(f"{self._node.name} is to come back by itself")
+        """Start it, unless it is seen up with a new start: one start too many does no harm."""
+        sight = await self._sight()
+        if sight is _Sight.BACK:
             return
-        await self._let_go()
+        if not self._start:
+            if sight is not _Sight.AS_BEFORE:
+                tell(f"{self._node.name} is to come back by itself")
+            return
+        if sight is not _Sight.AS_BEFORE:
+            await self._let_go()
         try:
             ran = await run_command(self._start, self._means.command_seconds)
         except CommandFailed as error:
-            # Somebody else may have been faster.
-            if await self._watch.incarnation(self._node.name) in (None, 0, self._node.incarnation):
-                raise NotMended(str(error)) from None
-            return
+            # Somebody else may have been faster, or it never went away.
+            sight = await self._sight()
+            if sight is _Sight.BACK or (sight is _Sight.AS_BEFORE and await self._listens()):
+                return
+            raise NotMended(str(error)) from None
         tell(ran.command + (f": {ran.output}" if ran.output else ""))
 
     async def _let_go(self) -> None:
@@ -243,9 +296,8 @@ class _NodeFault(Fault):
                     await asyncio.sleep(LOOK_SECONDS)
 
     async def _listens(self) -> bool:
-        return any(
-            [await _listens(self._node.host, port) for port in (self._node.port, self._node.peer_port)]
-        )
+        ports = (self._node.port, self._node.peer_port)
+        return any(await asyncio.gather(*(_listens(self._node.host, port) for port in ports)))
 
 
 async def _listens(host: str, port: int) -> bool:
@@ -263,32 +315,42 @@ class Kill(_NodeFault):
 
     def __init__(self, node: NodeStatus, means: Means, watch: Watch) -> None:
         super().__init__(node, means, watch)
-        self.what = f"kill {node.name}"
+        self.what = f"{means.verb} {node.name}"
         self._killing: asyncio.Task[Ran] | None = None
+        self._killed_at = 0.0
 
     async def begin(self, tell: Tell) -> None:
         self._killing = asyncio.create_task(run_command(self._kill, self._means.command_seconds))
+        self._killing.add_done_callback(self._note_end)
         try:
             # Half a kill helps nobody: whoever gives up waiting can ask the task what became of it.
             ran = await asyncio.shield(self._killing)
         except CommandFailed as error:
             raise FaultFailed(str(error)) from None
         tell(ran.command + (f": {ran.output}" if ran.output else ""))
-        if not await self._ended():
+        sight = await self._ended(self._killed_at)
+        if sight is _Sight.SILENT:
+            tell(f"nobody answers: {self._node.name} counts as killed")
+        elif sight is _Sight.DRAINING:
+            raise FaultFailed(f"{ran.command}: ended well, and {self._node.name} {sight.value}")
+        elif sight is _Sight.AS_BEFORE:
             raise FaultFailed(
-                f"{ran.command}: ended well, and {self._node.name} is up as before: does it kill the right "
-                "process?"
+                f"{ran.command}: ended well, and {self._node.name} {sight.value}: does it {self._means.verb} "
+                "the right process?"
             )
+
+    def _note_end(self, _: asyncio.Task[Ran]) -> None:
+        self._killed_at = time.monotonic()
 
     async def mend(self, tell: Tell) -> None:
         if self._killing is None:
             return
         await asyncio.wait({self._killing})
-        # As long as its key stands nobody can tell a dead node from one that was not hit; but one that still
-        # listens after a command that failed was most likely not hit.
-        missed = self._killing.exception() is not None and await self._listens()
-        if await self._ended(UNSURE_SECONDS if missed else NOTICE_SECONDS):
-            await self._bring_back(tell)
+        error = self._killing.exception()
+        if isinstance(error, CommandFailed) and not error.ran:
+            return
+        await self._ended(self._killed_at, unsure=error is not None)
+        await self._bring_back(tell)
 
 
 class Drain(_NodeFault):
@@ -300,38 +362,64 @@ class Drain(_NodeFault):
         self.remedy = (
             f"{node.name} may be draining: gearfleet join {node.name} calls it off. Or: {self.remedy}"
         )
+        self._draining: asyncio.Task[str] | None = None
+        self._answered = asyncio.Event()
 
     async def begin(self, tell: Tell) -> None:
-        done = ""
+        self._draining = asyncio.create_task(self._drain())
         try:
-            async for step in self._watch.drain(self._node.name):
-                if step.done:
-                    done = step.message
-                    break
+            done = await asyncio.shield(self._draining)
         except ControlError as error:
             raise FaultFailed(f"drain of {self._node.name}: {error}") from None
         if not done:
             raise FaultFailed(f"{self._node.name} ended before it said that all was given away")
         tell(done)
-        if not await self._ended():
+        sight = await self._ended(time.monotonic(), drain_seconds=NOTICE_SECONDS)
+        if sight is _Sight.SILENT:
+            tell(f"nobody answers: {self._node.name} counts as stopped")
+        elif sight in (_Sight.AS_BEFORE, _Sight.DRAINING):
             raise FaultFailed(f"{self._node.name} has given everything away, and does not stop")
 
+    async def _drain(self) -> str:
+        """What the fleet says when it is done; empty: it does not say that."""
+        async for step in self._watch.drain(self._node.name):
+            self._answered.set()
+            if step.done:
+                return step.message
+        return ""
+
     async def mend(self, tell: Tell) -> None:
+        if self._draining is None:
+            return
+        # What nobody has answered yet may still begin.
+        answered = asyncio.create_task(self._answered.wait())
+        await asyncio.wait({answered, self._draining}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (answered, self._draining):
+            task.cancel()
+        await asyncio.gather(answered, self._draining, return_exceptions=True)
+        if not await self._call_off(tell):
+            await self._bring_back(tell)
+
+    async def _call_off(self, tell: Tell) -> bool:
+        """Whether it takes part as before; else there is nothing to call off any more. Raises NotMended."""
         deadline = time.monotonic() + NOTICE_SECONDS
-        while True:
-            with contextlib.suppress(ControlError):
-                status = await self._watch.look()
-                node = next((each for each in status.nodes if each.name == self._node.name), None)
-                if node is None or node.incarnation != self._node.incarnation:
-                    break
-                if node.state != "draining":
-                    return
-                await self._watch.join(self._node.name)
-                tell(f"the drain of {self._node.name} is called off")
-            if time.monotonic() > deadline:
+        called_off = False
+        while (sight := await self._sight()) not in (_Sight.GONE, _Sight.BACK):
+            if sight is _Sight.SILENT:
+                if not await self._listens() or time.monotonic() > deadline:
+                    return False
+            elif sight is _Sight.AS_BEFORE and called_off:
+                return True
+            elif time.monotonic() > deadline:
                 raise NotMended(f"{self._node.name} is draining, and the drain could not be called off")
+            else:
+                # Also when it does not look like draining: not every node need have heard of it yet.
+                with contextlib.suppress(ControlError):
+                    await self._watch.join(self._node.name)
+                    tell(f"the drain of {self._node.name} is called off")
+                called_off = True
             await asyncio.sleep(LOOK_SECONDS)
-        await self._bring_back(tell)
+        return False
 
 
 class SlowLink(Fault):
@@ -343,8 +431,8 @@ class SlowLink(Fault):
         self._proxy = proxy.name
         self._latency_ms = means.latency_ms
         self.what = f"{means.latency_ms} ms each way on {proxy.name}"
-        near = _near(proxy, nodes)
-        self.touches = (near[0],) if len(near) == 1 else ("all",)
+        # Never "all": to the checker that is a restored backup, which may undo what is on disk.
+        self.touches = tuple(_near(proxy, nodes) or (node.name for node in nodes))
         self.remedy = (
             f"{proxy.name} may be slow: toxiproxy-cli toxic list {proxy.name}, and remove gearfleet-drill-*"
         )
@@ -388,27 +476,57 @@ class EtcdOutage(Fault):
                 f"toxiproxy-cli toggle {name}" for name in names
             )
 
+        self._stopping: asyncio.Task[None] | None = None
+        self._unsure = False  # a stop may come to pass later
+        self._given_up = False  # no more stops
+
     async def begin(self, tell: Tell) -> None:
+        if not self._means.etcd_stop:
+            if failed := await self._switch(False):
+                raise FaultFailed(". ".join(failed))
+            return
+        self._stopping = asyncio.create_task(self._stop(tell))
         try:
-            for template in self._means.etcd_stop:
-                tell((await run_command(template.words({}), self._means.command_seconds)).command)
+            # Its client may be gone long before a daemon has stopped it: nobody cuts that short.
+            await asyncio.shield(self._stopping)
         except CommandFailed as error:
             raise FaultFailed(str(error)) from None
-        if not self._means.etcd_stop and (failed := await self._switch(False)):
-            raise FaultFailed(". ".join(failed))
+
+    async def _stop(self, tell: Tell) -> None:
+        for template in self._means.etcd_stop:
+            if self._given_up:
+                return
+            try:
+                tell((await run_command(template.words({}), self._means.command_seconds)).command)
+            except CommandFailed as error:
+                self._unsure = self._unsure or error.ran
+                raise
 
     async def mend(self, tell: Tell) -> None:
+        self._given_up = True
+        if self._stopping is not None:
+            await asyncio.wait({self._stopping})
+        failed = await self._start(tell)
+        if not self._means.etcd_stop:
+            failed += await self._switch(True)
+        if failed:
+            raise NotMended(". ".join(failed))
+        if self._unsure:
+            self._unsure = False
+            tell(f"starting etcd again in {LATE_SECONDS:g} s: what failed to stop it may have begun to")
+            await asyncio.sleep(LATE_SECONDS)
+            if failed := await self._start(tell):
+                raise NotMended(". ".join(failed))
+
+    async def _start(self, tell: Tell) -> list[str]:
+        """Each member, whatever becomes of the others; what went wrong."""
         failed: list[str] = []
-        # Each member is started, whatever became of the others.
         for template in self._means.etcd_start:
             try:
                 tell((await run_command(template.words({}), self._means.command_seconds)).command)
             except CommandFailed as error:
                 failed.append(str(error))
-        if not self._means.etcd_stop:
-            failed += await self._switch(True)
-        if failed:
-            raise NotMended(". ".join(failed))
+        return failed
 
     async def _switch(self, on: bool) -> list[str]:
         """Each link, whatever becomes of the others; what went wrong."""

@@ -77,11 +77,11 @@ def make_round(
     for scenario in scenarios:
         if scenario is Scenario.ROLLING_KILL:
             hold = min(hold_seconds, HOLD_SECONDS_ROLLING)
-            steps += [Step(scenario, node, hold, f"kill {node}; {back}") for node in nodes]
+            steps += [Step(scenario, node, hold, f"{means.verb} {node}; {back}") for node in nodes]
         elif scenario is Scenario.LEADER_LOSS:
             # Without a command nobody can keep it from coming back.
             away = f"; after {hold_seconds:g} s {back}" if means.start is not None else f"; {back}"
-            steps.append(Step(scenario, LEADER, hold_seconds, f"kill {LEADER}{away}"))
+            steps.append(Step(scenario, LEADER, hold_seconds, f"{means.verb} {LEADER}{away}"))
         elif scenario is Scenario.SLOW_LINK:
             steps += [
                 Step(

@@ -85,6 +85,15 @@ def test_links_are_known_by_their_ports_and_those_to_etcd_by_name_or_port() -> N
     assert chosen("a-*", "*:2379") == (["a-to-b", "a-to-etcd"], ["store"])
 
 
+def test_what_is_no_kill_is_not_called_so() -> None:
+    means = make_means(kill_with="kubectl")
+    assert [step.words for step in make_round([Scenario.ROLLING_KILL], "a", means, 1.0)] == [
+        "delete a; it comes back by itself"
+    ]
+    assert "no kill -9" in means.caveat
+    assert make_means(kill_with="docker").caveat == ""
+
+
 def test_a_round_makes_each_fault_once_in_order() -> None:
     means = make_means(**KILLS, **ETCD)
     steps = make_round([*list(Scenario)[:2], Scenario.ETCD_OUTAGE, Scenario.DRAIN], "abc", means, 10.0)
