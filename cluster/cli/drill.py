@@ -1,9 +1,11 @@
 """drill: break a fleet on purpose, and see whether it keeps its promises."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
+import os
 import re
 import secrets
 import sys
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 SCENARIOS: Final = ("rolling-kill", "leader-loss", "slow-link", "etcd-outage", "drain")
 MANAGERS: Final = ("systemd", "docker", "compose", "kubectl")
 FUNCTION_DEFAULT: Final = "drill.echo"
+REMEMBER_SECONDS_DEFAULT: Final = 600.0  # the nodes' own
 _DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -78,6 +81,7 @@ class Wishes:
     function: str
     rate: float
     workers: int
+    remember_seconds: float
     dry_run: bool
     yes: bool
     as_json: bool
@@ -180,7 +184,8 @@ _FLEET: Final = "The fleet"
     _KILL,
     "--kill-with",
     type=click.Choice(MANAGERS),
-    help="Who runs the nodes: systemd by ssh, docker, docker compose, or a Kubernetes StatefulSet.",
+    help="Who runs the nodes: systemd by ssh, docker, docker compose, or a Kubernetes StatefulSet (its pods "
+    "are deleted, which is no kill -9).",
 )
 @_option(
     _KILL,
@@ -276,6 +281,15 @@ _FLEET: Final = "The fleet"
     help="Workers, here in this process.",
 )
 @_option(
+    _LOAD,
+    "--remember-seconds",
+    type=click.FloatRange(min=0.0),
+    default=REMEMBER_SECONDS_DEFAULT,
+    show_default=True,
+    metavar="N",
+    help="The nodes' setting of that name: so long a finished job's key must make no second job.",
+)
+@_option(
     _REPORT,
     "--report",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
@@ -311,7 +325,8 @@ def drill(
     etcd, one fault at a time, and checks that no acknowledged job is lost, none runs twice without a fault
     that explains it, and equal keys stay one job. It does not begin on a fleet that lacks anything, and waits
     until every slot has all its copies before the next fault. Ctrl-C mends everything and ends; a second one
-    leaves at once and says what is still broken.
+    leaves at once and says what is still broken. One drill at a time: a second one in the same fleet is
+    refused.
 
     \b
     gearfleet drill --kill-with systemd --dry-run
@@ -368,6 +383,7 @@ async def _drill(peers: Peers, servers: Servers, means: "Means", wishes: Wishes)
         duration_seconds=wishes.duration_seconds,
         pause_seconds=wishes.pause_seconds,
         recovery_seconds=wishes.recovery_seconds,
+        remember_seconds=wishes.remember_seconds,
     )
     where = servers.addresses or tuple(Server(node.host, node.port) for node in status.nodes if node.host)
     servers = dataclasses.replace(servers, addresses=where)
@@ -447,10 +463,10 @@ def _print_plan(
     plan: "Plan", status: "FleetStatus", means: "Means", wishes: Wishes, where: Sequence[Server]
 ) -> None:
     """To standard error when standard output is for JSON."""
-    from cluster.drill.scenarios import in_words
+    from cluster.drill.scenarios import Scenario, in_words
 
     def say(line: str = "") -> None:
-        click.echo(line, err=wishes.as_json and not wishes.dry_run)
+        _say(line, err=wishes.as_json and not wishes.dry_run)
 
     nodes = ", ".join(plan.nodes)
     say(f"fleet {status.fleet}: {nodes}; {status.replicas} copies, {status.min_in_sync} acknowledge")
@@ -466,6 +482,10 @@ def _print_plan(
     for line in in_words(plan.steps, plan.pause_seconds, plan.duration_seconds):
         say(line)
     commands = example_commands(plan.steps, status, means)
+    if means.caveat and {Scenario.ROLLING_KILL, Scenario.LEADER_LOSS} & {
+        step.scenario for step in plan.steps
+    }:
+        say(f"! {means.caveat}")
     if commands:
         where_they_act = f", in {means.where}: see that it is this fleet's" if means.where else ""
         say(f"\nwith these commands, for example{where_they_act}:")
@@ -578,8 +598,30 @@ async def _run(
             outcome = await work.run()
         if history.write_error is not None:
             complain(f"--history: {wishes.history} is not complete: {history.write_error}")
-        _report(outcome, history, status, wishes)
+        # The drill is over: that nobody reads on changes nothing of how it ended. Rich leaves by itself then.
+        with contextlib.suppress(OSError, SystemExit):
+            _report(outcome, history, status, wishes)
+        _let_go_of_dead_outputs()
     return outcome
+
+
+def _say(line: str, *, err: bool = False) -> None:
+    """Before and during a drill, whose exit code must tell of it also when nobody reads."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=err)
+
+
+def _let_go_of_dead_outputs() -> None:
+    """Standard output and error that do not work lead nowhere from now on: Python flushes them at its end,
+    and takes another exit code when that fails."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 def _report(outcome: "Outcome", history: "History", status: "FleetStatus", wishes: Wishes) -> None:

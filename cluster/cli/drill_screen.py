@@ -117,15 +117,19 @@ class Screen:
                     live.update(picture(drill), refresh=True)
                 await asyncio.sleep(REFRESH_SECONDS)
 
-        with live:
-            self._live = live
-            task = asyncio.create_task(show())
-            try:
-                yield
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        self._live = None
+        # A terminal that closes must not end the drill, nor give it another exit code.
+        with contextlib.suppress(OSError, ValueError):
+            live.start()
+        self._live = live
+        task = asyncio.create_task(show())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            with contextlib.suppress(OSError, ValueError):
+                live.stop()
+            self._live = None
 
 
 __all__ = ["Lines", "Screen", "picture", "standing"]

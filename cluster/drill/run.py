@@ -4,8 +4,9 @@
                      -> no more submits -> the queues run empty -> the verdict
 
 One fault at a time, and none while a slot lacks a copy. What was begun is mended on every way out: an error,
-a signal, a fleet that does not recover. Mending is never interrupted; only a second signal leaves at once,
-and says what is still broken.
+a signal, a fleet that does not recover. A fault is over when the fleet is whole again, not when its mending
+said so. Mending is never interrupted; only a second Ctrl-C leaves at once, and says what is still broken.
+Other signals are no second Ctrl-C: a terminal that closes may send two of them within a millisecond.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ MEND_TRIES: Final = 3
 MEND_PAUSE_SECONDS: Final = 2.0
 STRANGERS_SECONDS: Final = 3.0  # for the drill's jobs to end beside somebody else's
 STATUS_SECONDS: Final = 1.0  # between two looks at the fleet, for the display and the timeline
+SECOND_SECONDS: Final = 1.0  # so long after the first signal a Ctrl-C leaves at once
+INTERRUPTED: Final = "interrupted"
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -65,6 +68,7 @@ class Plan:
     duration_seconds: float | None = None  # None: one round
     pause_seconds: float = PAUSE_SECONDS_DEFAULT
     recovery_seconds: float = RECOVERY_SECONDS_DEFAULT
+    remember_seconds: float = 0.0  # so long every node knows a finished job's key
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +107,14 @@ class Drill:
         self._say = tell
         self._leave = leave
         self._began = time.monotonic()
-        self._broken: Fault | None = None  # not mended yet
+        self._broken: Fault | None = None  # begun, and the fleet has not been whole since
+        self._mended = True  # as far as its mending can tell
         self._open = 0  # the number of the fault that the fleet has not got over yet
-        self._signals = 0
+        self._interrupted = False
+        self._may_leave = False  # the next Ctrl-C does
+        self._arming: asyncio.TimerHandle | None = None
         self._breaking: asyncio.Task[None] | None = None
+        self._judging: asyncio.Task[tuple[Queue, bool]] | None = None
         self._seen: list[FleetStatus] = []  # since the fault began
         self._away: frozenset[str] = frozenset()  # the nodes that this drill has taken away
         self._starts: dict[str, int] = {}  # of each node, the incarnation that was last up
@@ -145,13 +153,12 @@ class Drill:
             return self._outcome(None)
         watching = asyncio.create_task(self._look_again_and_again())
         try:
-            if not self._signals:
+            if not self._interrupted:
                 self._breaking = asyncio.create_task(self._break())
                 await asyncio.wait({self._breaking})
                 self._learn(self._breaking)
-            if self._signals:
-                self._fail(Exit.INTERRUPTED, "interrupted")
-            if self._broken is not None:
+            self._note_interruption()
+            if self._broken is not None and not self._mended:
                 self._fail(Exit.NOT_RECOVERED, self._broken.remedy)
             elif self._code not in (Exit.KEPT, Exit.NOT_RECOVERED):
                 # After an interruption or a fault that failed: mended, and perhaps not yet whole.
@@ -160,6 +167,10 @@ class Drill:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+    def _note_interruption(self) -> None:
+        if self._interrupted and INTERRUPTED not in self._reasons:
+            self._fail(Exit.INTERRUPTED, INTERRUPTED)
 
     def _learn(self, breaking: asyncio.Task[None]) -> None:
         """How the faults ended."""
@@ -176,36 +187,68 @@ class Drill:
 
     async def _judge(self) -> Verdict:
         """Let the queues run empty, then look at the history."""
+        self._judging = asyncio.create_task(self._run_empty())
+        await asyncio.wait({self._judging})
+        self._note_interruption()
+        if self._judging.cancelled():
+            queue, drained = await self._what_is_left(), False
+        else:
+            queue, drained = self._judging.result()
+        await self.workload.close()
+        if drained:
+            await self.workload.forget()
+        self.doing = "done"
+        return check(
+            self._history,
+            drained=drained,
+            queued=queue.waiting,
+            running=queue.running,
+            remember_seconds=self.plan.remember_seconds,
+        )
+
+    async def _run_empty(self) -> tuple[Queue, bool]:
+        """What is left in the queues in the end, and whether that is nothing at all."""
         everywhere = await self._all_is_served()
         self.doing = "letting the queues run empty"
         self.tell("no more submits; waiting for the last jobs")
-        queue, drained = Queue(), True
         limit = self.plan.recovery_seconds
         if self._stopped_for_strangers:
             limit = min(limit, STRANGERS_SECONDS)
         try:
             queue = await self.workload.drain(limit)
         except OSError as error:
-            drained = False
             self._fail(Exit.NOT_RECOVERED, f"nobody knows what is left in the queues: {error}")
+            return Queue(), False
         if queue.jobs and not self._stopped_for_strangers:
-            self._fail(
-                Exit.NOT_RECOVERED,
-                f"{queue.jobs} jobs of {' and '.join(self.workload.functions)} are left after {limit:g} s: "
-                f"{self._take_off()} takes them off",
-            )
-        await self.workload.close()
-        drained = drained and not queue.jobs and everywhere
-        if drained:
-            await self.workload.forget()
-        self.doing = "done"
-        return check(self._history, drained=drained, queued=queue.waiting, running=queue.running)
+            self._fail(Exit.NOT_RECOVERED, self._left(queue, f" after {limit:g} s"))
+        return queue, everywhere and not queue.jobs
+
+    async def _what_is_left(self) -> Queue:
+        """For whoever would not wait until they are empty."""
+        await self.workload.stop_submitting()
+        try:
+            queue = await self.workload.queue()
+        except OSError as error:
+            self._fail(Exit.INTERRUPTED, f"nobody knows what is left in the queues: {error}")
+            return Queue()
+        if queue.jobs:
+            self._fail(Exit.INTERRUPTED, self._left(queue))
+        return queue
+
+    def _left(self, queue: Queue, when: str = "") -> str:
+        functions = " and ".join(self.workload.functions)
+        return f"{queue.jobs} jobs of {functions} are left{when}: {self.workload.take_off} takes them off"
 
     async def _all_is_served(self) -> bool:
         """Jobs of slots that nobody serves are in no queue that can be asked."""
-        patience = 0.0 if self._code is Exit.NOT_RECOVERED else self.plan.recovery_seconds
+        if self._code is Exit.NOT_RECOVERED:
+            # Why, has been said.
+            if not await self._watch.problem(self.plan.nodes):
+                return True
+            self._fail(Exit.NOT_RECOVERED, "jobs may be left where nobody can see them")
+            return False
         try:
-            await self._watch.wait_whole(self.plan.nodes, patience)
+            await self._watch.wait_whole(self.plan.nodes, self.plan.recovery_seconds)
         except NotWhole as error:
             self._fail(Exit.NOT_RECOVERED, f"{error}: jobs may be left where nobody can see them")
             return False
@@ -261,7 +304,7 @@ class Drill:
         self.doing = fault.what
         self.tell(f"{fault.what}  ({step.scenario})")
         self._open = self._history.fault(fault.what, *fault.touches, note=step.scenario)
-        self._broken = fault
+        self._broken, self._mended = fault, False
         self._away = fault.away
         self._seen.clear()
         began = time.monotonic()
@@ -309,20 +352,25 @@ class Drill:
                 self._detail(f"{error}; trying again")
                 await asyncio.sleep(MEND_PAUSE_SECONDS)
             else:
-                self._broken = None
+                self._mended = True
                 return
 
     async def _whole(self, doing: str) -> None:
-        """Raises NotWhole."""
+        """Wait for it; then nothing is broken any more. Raises NotWhole."""
         self.doing = doing
 
         def told(lacks: str) -> None:
             self.doing = f"{doing}: {lacks}"
 
-        await self._watch.wait_whole(self.plan.nodes, self.plan.recovery_seconds, told)
+        try:
+            await self._watch.wait_whole(self.plan.nodes, self.plan.recovery_seconds, told)
+        except NotWhole as error:
+            raise NotWhole(f"{error}. {self._broken.remedy}" if self._broken else str(error)) from None
+        self._broken = None
 
     async def _whole_at_the_end(self) -> None:
-        self.tell("everything is mended; waiting until the fleet is whole")
+        mended = "" if self._broken is None else "mended what was begun; "
+        self.tell(f"{mended}waiting until the fleet is whole")
         try:
             await self._whole("waiting until the fleet is whole")
         except NotWhole as error:
@@ -400,32 +448,40 @@ class Drill:
         # Under nohup a hang-up is ignored, and stays so.
         heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         for number in heeded:
-            loop.add_signal_handler(number, self._interrupted)
+            loop.add_signal_handler(number, self._heed, number)
         try:
             yield
         finally:
+            if self._arming is not None:
+                self._arming.cancel()
             for number in heeded:
                 loop.remove_signal_handler(number)
 
-    def _interrupted(self) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            self._leave(self.still_broken())
+    def _heed(self, number: signal.Signals) -> None:
+        if self._interrupted:
+            if number == signal.SIGINT and self._may_leave:
+                self._leave(self.still_broken())
             return
-        self.tell("stopping: everything is mended first; a second Ctrl-C leaves at once")
+        self._interrupted = True
+        self._arming = asyncio.get_running_loop().call_later(SECOND_SECONDS, self._let_leave)
+        if self._judging is not None and not self._judging.done():
+            self.tell("stopping: the last jobs are not waited for")
+            self._judging.cancel()
+            return
+        self.tell("stopping: everything is mended first")
         if self._breaking is not None:
             self._breaking.cancel()
+
+    def _let_leave(self) -> None:
+        self._may_leave = True
+        self.tell("a second Ctrl-C leaves at once")
 
     def still_broken(self) -> list[str]:
         """What somebody has to mend who leaves now, and how."""
         lines = [] if self._broken is None else [self._broken.remedy]
-        lines.append(
-            f"{' and '.join(self.workload.functions)} may have jobs left: {self._take_off()} takes them off"
-        )
+        functions = " and ".join(self.workload.functions)
+        lines.append(f"{functions} may have jobs left: {self.workload.take_off} takes them off")
         return lines
-
-    def _take_off(self) -> str:
-        return f"gearfleet work {' '.join(self.workload.functions)} -- true"
 
 
 async def uninterrupted(work: Coroutine[None, None, None]) -> None:

@@ -10,6 +10,9 @@ Some jobs of each kind take two seconds, so that some run whenever a node dies. 
 history. All keys begin with the drill's id, and nothing is left behind: the workers go on until the queues
 are empty. A job with another key is somebody's: it is kept and not done, and is the fleet's again when the
 worker ends.
+
+Two drills at once would break two nodes at once. So each has a worker for one function more, of which there
+is never a job: where the nodes list such a worker no other drill begins, whatever its own functions are.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ RATE_DEFAULT: Final = 50.0
 WORKERS_DEFAULT: Final = 2
 CONCURRENCY: Final = 10  # jobs at a time, of each worker
 CLIENTS: Final = 2
+LOCK: Final = "gearfleet.drill"  # the function whose worker says that a drill is going on
 PAYLOAD_BYTES: Final = 64
 SUBMIT_SECONDS: Final = 30.0  # then a submit is given up, and nobody knows what became of it
 RESULT_SECONDS: Final = 120.0  # for a foreground job
@@ -116,6 +120,11 @@ class Workload:
         self._acknowledged_at: deque[float] = deque()
 
     @property
+    def take_off(self) -> str:
+        """The command for jobs that nobody will work on any more."""
+        return f"gearfleet work {' '.join(self.functions)} -- true"
+
+    @property
     def under_way(self) -> int:
         """Calls without an answer, and foreground jobs without a result."""
         return len(self._calls)
@@ -130,21 +139,31 @@ class Workload:
     # ---- life
 
     async def check_unused(self) -> None:
-        """Raises NotReady when somebody uses the function, or a server does not answer."""
+        """Raises NotReady when another drill goes on, somebody uses the functions, or a server does not
+        answer."""
         try:
+            others = await self._drills()
             queue = await self.queue()
         except OSError as error:
             raise NotReady(
                 f"{error}. Before a drill all nodes must answer here; --servers tells where they do"
             ) from None
-        if queue.jobs or queue.workers:
+        _refuse(others)
+        functions = " or ".join(self.functions)
+        if queue.workers:
             raise NotReady(
-                f"{' or '.join(self.functions)} is in use ({queue.jobs} jobs, {queue.workers} workers): is "
-                "another drill running? Else choose a --function that nobody has"
+                f"{functions} is in use ({queue.jobs} jobs, {queue.workers} workers): choose a --function "
+                "that nobody has"
+            )
+        if queue.jobs:
+            raise NotReady(
+                f"{functions} has {queue.jobs} jobs, and no workers: if a drill has left them, "
+                f"{self.take_off} takes them off. Else choose a --function that nobody has"
             )
 
     async def start(self) -> None:
         """Connect everybody, then submit. Raises NotReady."""
+        await self._lock()
         for number in range(1, self._worker_count + 1):
             await self._start_worker(f"w{number}", self.functions[0], CONCURRENCY)
         await self._start_worker("w-order", self.functions[1], 1)
@@ -155,11 +174,36 @@ class Workload:
             asyncio.create_task(self._submit_in_order()),
         ]
 
+    async def _lock(self) -> None:
+        """Say that a drill goes on, then look whether another one says so. Of two that begin at the same time
+        each may find the other; at least one does. Raises NotReady."""
+        await self._start_worker("lock", LOCK, 1)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        try:
+            while not await self._drills(ours=True) and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_SECONDS)
+            _refuse(await self._drills())
+        except OSError as error:
+            raise NotReady(str(error)) from None
+
+    async def _drills(self, *, ours: bool = False) -> set[str]:
+        """The workers of other drills, as some server lists them; or ours, as all servers do."""
+        prefix = self._client_id("")
+        found: list[set[str]] = []
+        for answer in await self._ask_all("workers"):
+            rows = (line.partition(" :") for line in answer.splitlines())
+            listed = {row[0].split()[-1] for row in rows if LOCK in row[2].split() and row[0]}
+            found.append({each for each in listed if each.startswith(prefix) == ours})
+        return set.intersection(*found) if ours else set().union(*found)
+
+    def _client_id(self, name: str) -> str:
+        return f"drill-{self._id}-{name}"
+
     async def _start_worker(self, name: str, function: str, concurrency: int) -> None:
         worker = AsyncHAWorker(
             self._servers,
             concurrency=concurrency,
-            client_id=f"drill-{self._id}-{name}",
+            client_id=self._client_id(name),
             drain_seconds=DRAIN_SECONDS,
             tls=self._tls,
         )
@@ -212,14 +256,23 @@ class Workload:
         for client in self._clients:
             await client.close()
         await asyncio.gather(*(worker.stop() for worker in self._workers))
+        if self._workers:
+            await self._forget(LOCK)
         self._clients, self._workers = [], []
 
     async def forget(self) -> None:
-        """The servers need not list the function any more. What cannot be asked stays."""
-        for server in self._servers:
-            for function in self.functions:
-                with contextlib.suppress(OSError):
+        """The servers need not list the functions any more. What cannot be asked stays."""
+        await self._forget(*self.functions)
+
+    async def _forget(self, *functions: str) -> None:
+        """A server keeps what has jobs or somebody else's workers."""
+
+        async def ask(server: Server) -> None:
+            with contextlib.suppress(OSError):
+                for function in functions:
                     await self._ask(server, f"drop function {function}", b"\n")
+
+        await asyncio.gather(*(ask(server) for server in self._servers))
 
     # ---- the submits
 
@@ -332,16 +385,19 @@ class Workload:
     async def queue(self) -> Queue:
         """What all servers hold of both functions. Raises OSError when one does not answer."""
         jobs = running = workers = 0
-        for answer in await asyncio.gather(
-            *(self._ask(server, "status", b"\n.\n") for server in self._servers)
-        ):
-            for line in answer.decode("utf-8", "replace").splitlines():
+        for answer in await self._ask_all("status"):
+            for line in answer.splitlines():
                 name, *numbers = line.split("\t")
                 if name in self.functions and len(numbers) == 3:
                     jobs += int(numbers[0])
                     running += int(numbers[1])
                     workers = max(workers, int(numbers[2]))
         return Queue(jobs, running, workers)
+
+    async def _ask_all(self, command: str) -> list[str]:
+        """A command whose answer is lines and a dot. Raises OSError when one server does not answer."""
+        asked = (self._ask(server, command, b"\n.\n") for server in self._servers)
+        return [answer.decode("utf-8", "replace") for answer in await asyncio.gather(*asked)]
 
     async def _ask(self, server: Server, command: str, end: bytes) -> bytes:
         """One text command. Raises OSError."""
@@ -363,6 +419,14 @@ class Workload:
             raise OSError(f"{server} did not answer within {ANSWER_SECONDS:g} s") from None
         except OSError as error:
             raise OSError(f"{server}: {error.strerror or error}") from None
+
+
+def _refuse(others: set[str]) -> None:
+    if others:
+        raise NotReady(
+            f"another drill goes on in this fleet: its worker is {', '.join(sorted(others))}, see gearfleet "
+            "workers. One at a time"
+        )
 
 
 def _slot(function: str, unique: str) -> int:

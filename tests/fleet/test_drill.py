@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -18,12 +19,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from client_ha import HAWorker
+from client_ha import HAWorker, JobContext, Server
+from cluster.cli.drill import REMEMBER_SECONDS_DEFAULT
 from cluster.cli.root import root
 from cluster.drill.history import History
+from cluster.drill.workload import LOCK, NotReady, Workload
+from cluster.server.settings import Settings
 from tests.support import Fleet, eventually
 from tests.support.fleet import FLEET_SECONDS
 from tests.support.machine import need_command
+from tests.support.node import ServerProcess
 from tests.support.program import Program
 
 GEARFLEET = str(Path(sys.executable).with_name("gearfleet"))
@@ -49,6 +54,7 @@ class Keeper:
 
     def __init__(self, fleet: Fleet, directory: Path) -> None:
         self.fleet = fleet
+        self._hung: list[socket.socket] = []
         self.reset()
         self._program = directory / "tell.py"
         self._program.write_text(_TELL)
@@ -63,6 +69,11 @@ class Keeper:
         self.deaf_to_starts = False  # it answers, and starts nothing
         self.hangs_at_starts = False  # it does not even answer
         self.done: list[str] = []
+        self.faults: list[str] = []  # its own
+        # Commands that it left without an answer outlive a drill that leaves at once.
+        for connection in self._hung:
+            connection.close()
+        self._hung.clear()
 
     def command(self, what: str) -> str:
         return shlex.join([sys.executable, "-S", str(self._program), str(self._path)]) + f" {what} {{node}}"
@@ -74,7 +85,9 @@ class Keeper:
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._thread.join()
+        self._thread.join(FLEET_SECONDS)
+        assert not self._thread.is_alive(), f"it still obeys, after {self.done}"
+        self.reset()
 
     def _serve(self) -> None:
         while True:
@@ -82,21 +95,54 @@ class Keeper:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
-            with connection:
-                self._obey(connection)
+            # Whatever becomes of one command: without this thread no other is heard, and its processes end.
+            try:
+                if self._obey(connection):
+                    connection.close()
+                else:
+                    self._hung.append(connection)
+            except Exception as error:
+                self.faults.append(repr(error))
+                connection.close()
 
-    def _obey(self, connection: socket.socket) -> None:
+    def _obey(self, connection: socket.socket) -> bool:
+        """Whether whoever told it something need not wait any more."""
+        connection.settimeout(FLEET_SECONDS)
         told = connection.recv(100).decode().strip()
         what, name = told.split()
+        if what == "start" and self.hangs_at_starts:
+            self.done.append(told)
+            return False
         if what == "kill":
             self.fleet.kill(name)
-        elif self.hangs_at_starts:
-            connection.recv(1)  # until the command is killed
-        elif what == "start" and not self.deaf_to_starts:
-            self.fleet.nodes[name].close()
+        elif not self.deaf_to_starts and not self.fleet.nodes[name].running:
             self.fleet.restart(name)
         self.done.append(told)
-        connection.sendall(b"done\n")
+        with contextlib.suppress(BrokenPipeError):  # its time was over, and it was killed
+            connection.sendall(b"done\n")
+        return True
+
+
+class Running(ServerProcess):
+    """A drill that is watched while it runs; it says everything on standard error."""
+
+    def __init__(self, fleet: Fleet, *options: str) -> None:
+        super().__init__()
+        peers = ",".join(f"127.0.0.1:{node.peer_port}" for node in fleet.nodes.values())
+        quick = ["--pause", "0.3s", "--recovery-timeout", "30s", "--peer", peers]
+        self._spawn([GEARFLEET, "drill", "--json", "--fleet", fleet.fleet, *quick, *options], os.environ)
+
+    def wait_for(self, text: str) -> None:
+        self.wait_for_line(lambda line: text in line, timeout_seconds=DRILL_SECONDS)
+
+
+@contextlib.contextmanager
+def running(fleet: Fleet, *options: str) -> Iterator[Running]:
+    drill = Running(fleet, *options)
+    try:
+        yield drill
+    finally:
+        drill.close()
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +156,27 @@ def module_keeper(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def keeper(fleet: Fleet, module_keeper: Keeper) -> Iterator[Keeper]:
     """It has nothing done yet, and the fleet is whole before and after."""
     module_keeper.reset()
+    make_whole(fleet)
     yield module_keeper
+    assert module_keeper.faults == []
+    make_whole(fleet)
+
+
+def make_whole(fleet: Fleet) -> None:
+    """No node down, and nothing left of a drill: what one test leaves must not fail the next."""
     for node in fleet.nodes.values():
         if not node.running:
-            node.close()
             node.spawn()
     fleet.wait_until_in_sync()
+    if any(left(fleet)):
+        worker = HAWorker(fleet.addresses, concurrency=4)
+        worker.task(FUNCTION)(lambda job: None)
+        worker.task(f"{FUNCTION}.order")(lambda job: None)
+        with worker:
+            eventually(lambda: not any(found and found[0] for found in left(fleet)))
+        for node in fleet.nodes.values():
+            for function in (FUNCTION, f"{FUNCTION}.order"):
+                eventually(lambda: "connected" not in node.line(f"drop function {function}"))  # noqa: B023
 
 
 def drill_here(fleet: Fleet, *options: str) -> Result:
@@ -174,6 +235,10 @@ def test_nodes_are_killed_and_drained_in_turn_and_nothing_is_lost(
     assert len(history.read_text().splitlines()) > 200
 
 
+def test_keys_are_judged_as_long_as_nodes_remember_them_by_default() -> None:
+    assert Settings.model_fields["remember_seconds"].default == REMEMBER_SECONDS_DEFAULT
+
+
 def test_a_dry_run_tells_the_plan_and_does_nothing(
     fleet: Fleet, keeper: Keeper, start_drill: StartDrill
 ) -> None:
@@ -192,6 +257,14 @@ def test_a_dry_run_tells_the_plan_and_does_nothing(
     assert keeper.done == []
     assert [node.process_id for node in fleet.nodes.values()] == before
     assert left(fleet) == [None, None, None]
+
+
+def test_a_plan_says_when_its_kills_are_none(fleet: Fleet, keeper: Keeper) -> None:
+    said = drill_here(fleet, "--kill-with", "kubectl", "--dry-run").output
+    assert "delete a; it comes back by itself" in said
+    assert "! kubectl deletes the pod, which is no kill -9" in said
+    said = drill_here(fleet, "--kill-with", "docker", "--dry-run").output
+    assert "kubectl" not in said
 
 
 @pytest.mark.parametrize(
@@ -225,6 +298,10 @@ def test_no_drill_begins_on_a_function_in_use(fleet: Fleet, keeper: Keeper, star
     assert in_use.encode() in drill.stdout
     assert f"It would not begin now: {in_use}" in dry.output
     assert keeper.done == []
+    with fleet.connect("a") as somebody:
+        somebody.submit(FUNCTION.encode(), b"left", b"", background=True)
+        left_over = drill_here(fleet, *keeper.options, "--dry-run")
+    assert f"gearfleet work {FUNCTION} {FUNCTION}.order -- true takes them off" in left_over.output
 
 
 def test_no_drill_begins_where_nobody_says_which_fleet_is_meant(fleet: Fleet, keeper: Keeper) -> None:
@@ -290,20 +367,125 @@ def test_when_interrupted_it_mends_what_it_broke_and_leaves_nothing(fleet: Fleet
     assert left(fleet) == [None, None, None]
 
 
-def test_the_second_interruption_leaves_at_once_and_tells_how_to_mend(
-    fleet: Fleet, keeper: Keeper, start_drill: StartDrill
-) -> None:
+def test_the_second_interruption_leaves_at_once_and_tells_how_to_mend(fleet: Fleet, keeper: Keeper) -> None:
     keeper.hangs_at_starts = True
-    drill = start_drill(
-        *keeper.options, "--scenario", "rolling-kill", "--node", "b", "--function", "left.over"
-    )
-    eventually(lambda: keeper.done == ["kill b"], timeout_seconds=DRILL_SECONDS)
-    drill.process.send_signal(signal.SIGTERM)
-    drill.process.send_signal(signal.SIGINT)
-    assert drill.wait(10.0) == 130
-    said = drill.stdout.decode()
+    options = ["--scenario", "rolling-kill", "--node", "b", "--function", "left.over"]
+    with running(fleet, *keeper.options, *options) as drill:
+        eventually(lambda: keeper.done == ["kill b", "start b"], timeout_seconds=DRILL_SECONDS)
+        drill.signal(signal.SIGTERM)
+        drill.wait_for("a second Ctrl-C leaves at once")
+        drill.signal(signal.SIGINT)
+        assert drill.wait_for_exit(10.0) == 130
+    said = "\n".join(drill.log_lines)
     assert f"b may be down: {shlex.join(shlex.split(keeper.command('start').format(node='b')))}" in said
     assert "may have jobs left: gearfleet work left.over left.over.order -- true" in said
+
+
+def test_a_terminal_that_closes_is_no_second_interruption_though_it_says_so_twice(
+    fleet: Fleet, keeper: Keeper
+) -> None:
+    options = ["--scenario", "leader-loss", "--hold", "5m", "--node", "b"]
+    with running(fleet, *keeper.options, *options) as drill:
+        eventually(lambda: keeper.done == ["kill b"], timeout_seconds=DRILL_SECONDS)
+        drill.signal(signal.SIGHUP)
+        drill.wait_for("stopping: everything is mended first")
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            drill.signal(number)
+        assert drill.wait_for_exit(DRILL_SECONDS) == 130
+    assert keeper.done == ["kill b", "start b"]
+    assert fleet.out_of_sync() == ""
+
+
+def test_the_only_node_is_started_again(fleet: Fleet, tmp_path: Path) -> None:
+    """While it is dead nobody can be asked."""
+    with Fleet(tmp_path, "a", "--replicas", "1", etcd=fleet.etcd, fleet=tmp_path.name) as alone:
+        alone.start()
+        keeper = Keeper(alone, tmp_path)
+        with (
+            contextlib.closing(keeper),
+            running(alone, *keeper.options, "--scenario", "rolling-kill") as drill,
+        ):
+            drill.wait_for("nobody answers: a counts as killed")
+            assert drill.wait_for_exit(DRILL_SECONDS) == 0, drill.log_lines
+            assert keeper.done == ["kill a", "start a"]
+
+
+def test_an_interruption_while_the_queues_run_empty_cuts_that_short(
+    fleet: Fleet, keeper: Keeper, tmp_path: Path
+) -> None:
+    wait = f"sh -c 'while ! test -e {tmp_path}/go; do sleep 0.05; done'"
+    etcd = ["--scenario", "etcd-outage", "--etcd-stop-command", "true", "--etcd-start-command", wait]
+    options = ["--recovery-timeout", "5m", "--hold", "0.1s", "--command-timeout", "5m"]
+    taken, go_on = threading.Event(), threading.Event()
+    thief = HAWorker(fleet.addresses, concurrency=4)
+
+    @thief.task(FUNCTION)
+    def keep(job: JobContext) -> None:
+        taken.set()
+        go_on.wait(DRILL_SECONDS)
+
+    with running(fleet, *etcd, *options) as drill, contextlib.ExitStack() as stack:
+        drill.wait_for("submitting")
+        stack.enter_context(thief)
+        assert taken.wait(DRILL_SECONDS)
+        (tmp_path / "go").touch()
+        drill.wait_for("waiting for the last jobs")
+        drill.signal(signal.SIGINT)
+        assert drill.wait_for_exit(DRILL_SECONDS) == 130
+        go_on.set()
+    said = "\n".join(drill.log_lines)
+    assert "stopping: the last jobs are not waited for" in said
+    assert f"are left: gearfleet work {FUNCTION} {FUNCTION}.order -- true takes them off" in said
+
+
+def test_two_drills_at_once_are_one_too_many(fleet: Fleet, keeper: Keeper, start_drill: StartDrill) -> None:
+    """Though they have nothing in common but the fleet."""
+    with running(fleet, *keeper.options, "--scenario", "drain", "--pause", "5m") as first:
+        first.wait_for("submitting")
+        second = start_drill(*keeper.options, "--scenario", "drain", "--function", "another")
+        assert second.wait(DRILL_SECONDS) == 2
+        assert b"another drill goes on in this fleet" in second.stdout
+        first.signal(signal.SIGINT)
+        assert first.wait_for_exit(DRILL_SECONDS) == 130
+    assert keeper.done == []
+    assert [node.status(LOCK) for node in fleet.nodes.values()] == [None, None, None]
+
+
+def test_of_two_drills_that_begin_at_the_same_time_not_both_go_on(fleet: Fleet, keeper: Keeper) -> None:
+    async def begin() -> list[BaseException | None]:
+        servers = [Server("127.0.0.1", node.port) for node in fleet.nodes.values()]
+        drills = [
+            Workload(History(), servers, drill_id=f"d{number}", function=f"drill{number}")
+            for number in range(2)
+        ]
+        try:
+            for drill in drills:
+                await drill.check_unused()
+            return await asyncio.gather(*(drill.start() for drill in drills), return_exceptions=True)
+        finally:
+            for drill in drills:
+                await drill.close()
+
+    ends = asyncio.run(begin())
+    assert any(isinstance(end, NotReady) and "another drill" in str(end) for end in ends)
+
+
+def test_who_reads_what_a_drill_says_and_leaves_does_not_change_its_exit_code(
+    fleet: Fleet, keeper: Keeper
+) -> None:
+    peers = f"127.0.0.1:{fleet.nodes['a'].peer_port}"
+    etcd = ["--etcd-stop-command", "/nonexistent", "--etcd-start-command", "true"]
+    options = ["--scenario", "etcd-outage", "--pause", "0.3s", "--fleet", fleet.fleet, "--peer", peers]
+    with subprocess.Popen(
+        [GEARFLEET, "drill", *etcd, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as drill:
+        assert drill.stdout is not None
+        assert drill.stderr is not None
+        drill.stdout.readline()
+        drill.stdout.close()
+        complaints = drill.stderr.read()
+        assert drill.wait(DRILL_SECONDS) == 2
+    assert b"Pipe" not in complaints
 
 
 def test_a_command_that_fails_ends_the_drill_with_nothing_broken(
@@ -326,7 +508,9 @@ def test_a_node_that_does_not_come_back_is_told_and_no_other_drill_begins(
         *keeper.options, "--scenario", "rolling-kill", "--node", "c", "--recovery-timeout", "2s"
     )
     assert drill.wait(DRILL_SECONDS) == 3
-    assert b"the fleet is not whole after 2 s: c is down" in drill.stdout
+    remedy = f"c may be down: {shlex.join(shlex.split(keeper.command('start').format(node='c')))}"
+    assert f"the fleet is not whole after 2 s: c is down. {remedy}".encode() in drill.stdout
+    assert drill.stdout.count(b"is not whole after") == 2  # when it happens, and in the end
     eventually(lambda: fleet.status().under_replicated, timeout_seconds=FLEET_SECONDS)
     another = drill_here(fleet, *keeper.options, "--fleet", fleet.fleet)
     assert another.exit_code == 2
