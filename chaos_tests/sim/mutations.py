@@ -19,6 +19,7 @@ import inspect
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -29,8 +30,7 @@ from types import CodeType, FunctionType
 from typing import Final, NamedTuple
 
 from chaos_tests.sim.hunt import few_collections
-from chaos_tests.sim.shrink import attempt
-from chaos_tests.sim.worlds import STEPS, WORLDS
+from chaos_tests.sim.worlds import STEPS, WORLDS, Broken, play
 
 
 class DoesNotApply(Exception):
@@ -54,12 +54,18 @@ class Mutation:
     seeds: int  # found within so many; 0: by the scripted test only
     world: str = "turns"
     script: str = ""  # a test without arguments that fails with it: `module:function`
+    raises: tuple[type[Exception], ...] = ()  # what the code may raise with it instead
 
 
 def mutation(
-    name: str, seeds: int, *edits: tuple[str, str, str], world: str = "turns", script: str = ""
+    name: str,
+    seeds: int,
+    *edits: tuple[str, str, str],
+    world: str = "turns",
+    script: str = "",
+    raises: tuple[type[Exception], ...] = (),
 ) -> Mutation:
-    return Mutation(name, tuple(Edit(*edit) for edit in edits), seeds, world, script)
+    return Mutation(name, tuple(Edit(*edit) for edit in edits), seeds, world, script, raises)
 
 
 # ---- applying one
@@ -141,12 +147,29 @@ def find(wanted: Mutation, seeds: int | None = None) -> Result:
             if not allowed:
                 what = fails(wanted.script)
             while played < allowed and not what:
-                failure = attempt(wanted.world, played, STEPS)
-                what = failure.what if failure is not None else ""
+                what = broken(wanted, played)
                 played += 1
     except DoesNotApply as error:
         return Result(wanted.name, 0, allowed, "", 0.0, str(error))
     return Result(wanted.name, played, allowed, what, time.monotonic() - started)
+
+
+def broken(wanted: Mutation, seed: int) -> str:
+    """The rule that a seed breaks; empty: none.
+
+    Raises DoesNotApply when the edited code itself raises: a slip of the pen is not what was meant.
+    """
+    try:
+        play(wanted.world, seed, steps=STEPS)
+    except Broken as error:
+        return error.rule
+    except wanted.raises as error:
+        return type(error).__name__
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1].name
+        text = f"{type(error).__name__} in {where} with seed {seed}: {error}"
+        raise DoesNotApply(f"{text}; the mutation does not say that it raises that") from error
+    return ""
 
 
 def fails(script: str) -> str:
@@ -198,6 +221,9 @@ REPLICATOR: Final = "replication.replicator:Replicator"
 LEAD: Final = "replication.replicator:Lead"
 FLEET: Final = "node.fleet:Fleet"
 CLIENT: Final = "node.client:ClientVerbs"
+WORKER: Final = "node.worker:WorkerVerbs"
+LEDGER: Final = "jobs.ledger:Ledger"
+NOTHING: Final = "            pass"
 CHANGING: Final = "placement.changes:_Changing"
 
 MUTATIONS: Final = (
@@ -579,6 +605,62 @@ MUTATIONS: Final = (
         (f"{REPLICATOR}._drop", "peer.stale.add(slot_index)", "pass"),
         script="tests.replication.test_replicator:"
         "test_unsent_entries_of_an_epoch_that_is_over_are_not_sent_in_a_later_one",
+    ),
+    # What becomes of jobs.
+    mutation(
+        "the end of a job is not journaled",
+        20,
+        (
+            f"{WORKER}.complete",
+            "            context.log.append_done(job.slot, entries.COMPLETED, handle)",
+            NOTHING,
+        ),
+        (f"{WORKER}.complete", "            context.record_done(job, entries.COMPLETED)", NOTHING),
+    ),
+    mutation(
+        "a finished job is queued once more",
+        20,
+        (
+            f"{WORKER}.complete",
+            "    context = self._context\n",
+            "    context = self._context\n"
+            "    if job.background and job.deliveries == 1:\n"
+            "        self._ledger.release(job)\n"
+            "        self._ledger.enqueue(job)\n"
+            "        return\n",
+        ),
+    ),
+    mutation("the last job comes first", 50, (f"{LEDGER}.grab", "queue.popleft()", "queue.pop()")),
+    mutation(
+        "the least urgent jobs come first",
+        50,
+        (f"{LEDGER}.grab", "in enumerate(self.ready)", "in reversed([*enumerate(self.ready)])"),
+    ),
+    mutation(
+        "the result of a job that waits for it is refused",
+        300,
+        (f"{WORKER}._held", "job.state not in (RECLAIM, QUEUED)", "job.state != QUEUED"),
+    ),
+    mutation(
+        # Needs a worker that leaves in the moment between a slot's being led and its being served.
+        "a claim that waits is granted although its worker has gone",
+        0,
+        (f"{WORKER}.release", "elif self._context.fleet is not None:", "elif not handle:"),
+        ("node.forward:Forwarder._claimed", "self._tell(name, RELEASE, request.body)", "pass"),
+        script="tests.node.test_moving_slots:"
+        "test_a_worker_that_leaves_before_its_claim_is_granted_has_its_job_run_by_another",
+    ),
+    mutation(
+        # Needs what a node says of a leaving worker to be later than the answer to its claim.
+        "a claim that is granted too late is not given back",
+        0,
+        ("node.forward:Forwarder._claimed", "self._tell(name, RELEASE, request.body)", "pass"),
+        script="tests.node.test_moving_slots:test_a_claim_that_is_granted_too_late_is_given_back",
+    ),
+    mutation(
+        "a cancel of a slot that goes elsewhere is not asked again",
+        1000,
+        (f"{FLEET}._ask_again", "if isinstance(chunk, Cancelled) and", "if not connections and"),
     ),
     # Of the shell around the nodes.
     mutation(

@@ -6,7 +6,8 @@ knows what is where without asking the code that is under test.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,6 +15,7 @@ from chaos_tests.sim.worlds import Broken
 from cluster.jobs import FINISHED
 from cluster.node.context import slot_of_handle
 from cluster.placement import View
+from cluster.placement.view import SlotRow
 from cluster.replication import entries
 from cluster.replication.frames import REJECTED, Frame
 from cluster.replication.replica import key_of
@@ -118,8 +120,18 @@ class Account:
         self.slots = slots
         self.reclaim_seconds = reclaim_seconds
         self.acknowledged: dict[bytes, tuple[bytes, bytes]] = {}  # handle -> function, unique
+        self.owed: dict[bytes, None] = {}  # acknowledged, and not over
         self.ran: set[bytes] = set()  # a worker has said how it ended
+        self.cancelling: set[bytes] = set()  # somebody wants it to be cancelled
+        self.ends: dict[bytes, int] = {}  # whose end was written, in this epoch, and is not committed yet
         self.over: dict[bytes, int] = {}  # whose end is committed, in this order
+        self.kinds: dict[bytes, tuple[bytes, int]] = {}  # of committed submits: function, priority
+        # By slot and epoch, then by kind: what was committed and never given out, in this order.
+        self.lines: dict[tuple[int, int], dict[tuple[bytes, int], dict[bytes, None]]] = {}
+        self.holders: dict[bytes, tuple[int, object]] = {}  # epoch, to whom it was given last; -1: who knows
+        self.brought: dict[bytes, int] = {}  # epoch in which its result came to who served it
+        self.gave_up = 0.0  # when a node last refused jobs because commits take too long
+        self.unheard: Counter[str] = Counter()  # of a node: grabs that are not answered yet
         self.leaders: dict[tuple[int, int], tuple[str, int]] = {}  # slot, epoch -> process
         self.committed: dict[tuple[int, int], bytes] = {}  # slot, number -> entry
         self.disks: dict[str, Disk] = {}  # by identity
@@ -142,6 +154,7 @@ class Account:
 
     def stopped(self, host: Host) -> None:
         self.groups.pop(host.name, None)
+        self.unheard.pop(host.name, None)
         self.changed = True
 
     def started(self, host: Host) -> None:
@@ -158,11 +171,16 @@ class Account:
         for number, records in host.unwritten:
             if not groups or number > groups[-1][0]:
                 groups.append((number, records))
+                for raw in records:
+                    if raw[9] == entries.DONE:
+                        self._end(raw)
         log = host.node.log
         if groups and groups[0][0] <= log.committed:
             self.changed = True
             while groups and groups[0][0] <= log.committed:
                 self._commit(host, groups.popleft()[1])
+        if host.node.context.refusal is not None:
+            self.gave_up = now
         process = (host.name, host.incarnation)
         for slot, lead in host.part.replicator.leads.items():
             if self.leaders.setdefault((slot, lead.epoch), process) != process:
@@ -191,16 +209,40 @@ class Account:
             if known != raw:
                 raise Broken("two entries of one number are committed", f"slot {entry.slot}: {entry.number}")
             if entry.kind == entries.DONE:
-                self._commit_end(entry, host)
-            elif entry.kind == entries.SUBMITTED and entry.body[0] & entries.REMEMBER:
-                key = key_of(raw)
-                if self.remembered.get(key, 0) > host.node.context.wall_seconds - REMEMBER_SECONDS:
-                    raise Broken("a remembered job was made again", f"slot {entry.slot}: {key!r}")
-                self.keys[handle_of(entry.kind, entry.body)] = key
+                self._commit_end(entry)
+            elif entry.kind == entries.SUBMITTED:
+                self._commit_submit(entry, raw, host)
 
-    def _commit_end(self, entry: entries.Entry, host: Host) -> None:
+    def _commit_submit(self, entry: entries.Entry, raw: bytes, host: Host) -> None:
+        handle, function, _ = entry.body[1:].split(b"\0", 2)
+        if entry.body[0] & entries.REMEMBER:
+            key = key_of(raw)
+            if self.remembered.get(key, 0) > host.node.context.wall_seconds - REMEMBER_SECONDS:
+                raise Broken("a remembered job was made again", f"slot {entry.slot}: {key!r}")
+            self.keys[handle] = key
+        kind = self.kinds[handle] = (function, entry.body[0] & ~entries.REMEMBER)
+        if handle not in self.ends and handle not in self.over:
+            self.lines.setdefault((entry.slot, entry.epoch), {}).setdefault(kind, {})[handle] = None
+
+    def _end(self, raw: bytes) -> None:
+        """A primary has written that a job is over; or somebody else has what it wrote."""
+        entry, _ = entries.decode(raw, 0)
         handle = entries.done_handle(entry.body)
+        if handle in self.over:
+            return
+        if handle in self.acknowledged and handle not in self.ran and handle not in self.cancelling:
+            raise Broken("a job was ended without a result", f"{handle!r}")
+        self.ends[handle] = entry.epoch
+        self._out_of_line(handle)
+
+    def _is_over(self, handle: bytes) -> None:
         self.over.setdefault(handle, len(self.over))
+        self.owed.pop(handle, None)
+        self.ends.pop(handle, None)
+
+    def _commit_end(self, entry: entries.Entry) -> None:
+        handle = entries.done_handle(entry.body)
+        self._is_over(handle)
         ended = entries.done_seconds(entry.body)
         if ended is not None and handle in self.keys:
             self.remembered[self.keys[handle]] = ended
@@ -234,7 +276,105 @@ class Account:
         if over_before:
             raise Broken("a submit joined a job that was over", f"{handle!r}")
         self.acknowledged[handle] = (function, unique)
+        if handle not in self.over:
+            self.owed[handle] = None
         self.changed = True
+
+    def cancelled(self, hosts: Iterable[Host], handle: bytes, view: View) -> None:
+        """Somebody was told that a job is cancelled: nobody may find it again."""
+        slot = slot_of_handle(handle)
+        assert slot is not None
+        assert view.map is not None
+        for host in hosts:
+            if host.identity in view.map.slots[slot].in_sync:
+                self.read(host)
+                if handle in self.disks[host.identity].slots[slot].jobs():
+                    raise Broken("a cancel was confirmed too early", f"{handle!r} is on {host.name}'s disk")
+        self._is_over(handle)
+
+    # ---- what workers get and bring
+
+    def served(self, host: Host, slot: int) -> int:
+        """The epoch in which a node serves a slot; 0 when it does not."""
+        lead = host.part.replicator.leads.get(slot) if host.alive else None
+        return lead.epoch if lead is not None and host.node.log.slots[slot].serving else 0
+
+    def reached(self, host: Host, handle: bytes, who: object) -> None:
+        """A result comes to a node, from a connection or from another node (its name). If that node has to
+        take it, the job is not run again (rule 12)."""
+        slot = slot_of_handle(handle)
+        epoch = self.served(host, slot) if slot is not None and b".t" not in handle else 0
+        if not epoch or self.unheard[host.name]:
+            return
+        since, holder = self.holders.get(handle, (0, None))
+        if holder == who if since == epoch else self.waits_for(handle, epoch):
+            self.brought[handle] = epoch
+
+    def waits_for(self, handle: bytes, epoch: int) -> bool:
+        """Whether a job was running when this epoch began, and nobody has had it since then."""
+        slot = slot_of_handle(handle)
+        assert slot is not None
+        _, jobs = self.reclaiming.get((slot, epoch), (0.0, ()))
+        return handle in jobs and 0 <= self.holders.get(handle, (0, None))[0] < epoch
+
+    def claimed(self, host: Host, handle: bytes, who: object = None) -> None:
+        """Somebody claims a job: another node (its name), or a worker, which may be told so much later."""
+        slot = slot_of_handle(handle)
+        epoch = self.served(host, slot) if slot is not None else 0
+        again = self.holders.get(handle) == (epoch, who)
+        if who is not None and epoch and (again or self.waits_for(handle, epoch)):
+            self.holders[handle] = (epoch, who)
+        else:
+            self.holders[handle] = (-1, None)
+
+    def lose_sight(self, host: Host) -> None:
+        """Somebody went who may have been given a job and not heard of it: which, nobody can tell."""
+        for slot, lead in host.part.replicator.leads.items():
+            self.lines.pop((slot, lead.epoch), None)
+
+    def _out_of_line(self, handle: bytes) -> None:
+        kind = self.kinds.get(handle)
+        if kind is not None:
+            for place, lines in self.lines.items():
+                if kind in lines and place[0] == slot_of_handle(handle):
+                    lines[kind].pop(handle, None)
+
+    def grabbed(self, host: Host, handle: bytes, who: object, view: View) -> None:
+        """A worker was given a job, this very moment."""
+        slot = slot_of_handle(handle)
+        assert slot is not None
+        assert view.map is not None
+        lead = host.part.replicator.leads.get(slot)
+        if lead is None or b".t" in handle:
+            return
+        row = view.map.slots[slot]
+        if handle in self.over and (row.primary, row.epoch) == (host.name, lead.epoch):
+            raise Broken("a job was given out after its end", f"{handle!r}, {host.name}")
+        if self.brought.get(handle) == lead.epoch:
+            raise Broken("a job was given out although its result had come", f"{handle!r}, {host.name}")
+        kind = self.kinds.get(handle)
+        if kind is not None:
+            self._in_turn(host, handle, kind, slot, lead.epoch)
+        self._out_of_line(handle)
+        self.holders[handle] = (lead.epoch, who)
+
+    def heard_late(self, handle: bytes) -> None:
+        """A worker was given a job some time ago."""
+        self._out_of_line(handle)
+        self.holders[handle] = (-1, None)
+
+    def _in_turn(self, host: Host, handle: bytes, kind: tuple[bytes, int], slot: int, epoch: int) -> None:
+        """In one slot the first comes first; and no job waits here that is more urgent."""
+        line = self.lines.get((slot, epoch), {}).get(kind, {})
+        if handle in line and handle != (first := next(iter(line))):
+            raise Broken("a later job was given out first", f"{handle!r} before {first!r}, {host.name}")
+        for other, lead in host.part.replicator.leads.items():
+            if not self.served(host, other):
+                continue
+            for (_, priority), urgent in self.lines.get((other, lead.epoch), {}).items():
+                if priority < kind[1] and urgent:
+                    text = f"{handle!r} of {kind[1]} before {next(iter(urgent))!r} of {priority}, {host.name}"
+                    raise Broken("a less urgent job was given out first", text)
 
     def assigned(self, host: Host, handle: bytes, view: View, now: float, *, kept: bool) -> None:
         """A worker was given a job. `kept`: the worker that had it before still has it."""
@@ -267,8 +407,10 @@ class Account:
         by_identity = {host.identity: host for host in hosts.values()}
         for host in hosts.values():
             self.read(host)
-        for handle in self.acknowledged:
-            if handle in self.ran:
+        for handle, epoch in list(self.ends.items()):
+            self._look_at_end(handle, epoch, hosts, by_identity, view)
+        for handle in self.owed:
+            if handle in self.ends:
                 continue
             slot = slot_of_handle(handle)
             assert slot is not None
@@ -279,13 +421,8 @@ class Account:
                         "an acknowledged job is missing on a disk",
                         f"{handle!r}, {by_identity[identity].name}",
                     )
-            leader = hosts[row.primary]
-            if leader.alive and leader.incarnation == row.incarnation:
-                lead = leader.part.replicator.leads.get(slot)
-                if lead is not None and lead.epoch == row.epoch and leader.node.log.slots[slot].serving:
-                    job = leader.node.ledger.tables[slot].jobs.get(handle)
-                    if job is None or job.state == FINISHED:
-                        raise Broken("an acknowledged job is unknown", f"{handle!r}, {leader.name}")
+            if self._lives(hosts, row, slot, handle) is False:
+                raise Broken("an acknowledged job is unknown", f"{handle!r}, {row.primary}")
         for (slot, number), raw in self.committed.items():
             for identity in rows[slot].in_sync:
                 if identity in by_identity:
@@ -295,6 +432,41 @@ class Account:
                             "a committed entry is not on a disk",
                             f"{number} of slot {slot}, {by_identity[identity].name}",
                         )
+
+    def _lives(self, hosts: dict[str, Host], row: SlotRow, slot: int, handle: bytes) -> bool | None:
+        """Whether the primary has this job; None when nobody serves the slot."""
+        leader = hosts[row.primary]
+        if leader.incarnation != row.incarnation or self.served(leader, slot) != row.epoch:
+            return None
+        job = leader.node.ledger.tables[slot].jobs.get(handle)
+        return job is not None and job.state != FINISHED
+
+    def _look_at_end(
+        self, handle: bytes, epoch: int, hosts: dict[str, Host], by_identity: dict[str, Host], view: View
+    ) -> None:
+        """An end that nobody has seen committed: it is as good as that, or it is lost, or who knows."""
+        slot = slot_of_handle(handle)
+        assert slot is not None
+        assert view.map is not None
+        row = view.map.slots[slot]
+        disks = [self.disks[identity].slots[slot] for identity in row.in_sync if identity in by_identity]
+        if not any(handle in disk.jobs() for disk in disks):
+            self._is_over(handle)
+        elif row.epoch > epoch and self._lives(hosts, row, slot, handle):
+            del self.ends[handle]
+
+    def left(self, hosts: Iterable[Host], view: View) -> list[str]:
+        """Jobs that live, in memory or on a disk that counts."""
+        assert view.map is not None
+        found = []
+        for host in hosts:
+            self.read(host)
+            for slot, table in enumerate(host.node.ledger.tables):
+                found += [f"job {handle!r} at {host.name}" for handle in table.jobs]
+                if host.identity in view.map.slots[slot].in_sync:
+                    jobs = self.disk(host.identity).slots[slot].jobs() - table.jobs.keys()
+                    found += [f"job {handle!r} on the disk of {host.name}" for handle in sorted(jobs)]
+        return found
 
     def read(self, host: Host) -> None:
         """What its disk has since the last time."""

@@ -9,7 +9,7 @@ from chaos_tests.sim.turns.etcd import Etcd
 from chaos_tests.sim.turns.nodes import Nodes
 from chaos_tests.sim.turns.stage import SLOTS, Stage, few_slots, runs
 from chaos_tests.sim.turns.streams import Streams
-from chaos_tests.sim.turns.users import Users
+from chaos_tests.sim.turns.users import User, Users
 from chaos_tests.sim.worlds import STEPS, Broken
 from tests.node.fleets import Host
 
@@ -87,12 +87,16 @@ class Simulation:
             (users.submit, 30),
             (users.question, 6),
             (users.work, 30),
+            (users.bring_late, 8),
+            (users.cancel, 2),
             (self.time, 8),
             (users.come, 2),
             (users.go, 1),
             (etcd.late_swap, 4),
             (self.late_view, 8),
             (self.overtake, 5),
+            (self.inherit, 3),
+            (self.give_away, 3),
             (streams.notice, 6),
         ]
         troubles: list[tuple[Callable[[], object], float]] = [
@@ -200,6 +204,7 @@ class Simulation:
             self.users.rush(host)
         if dice.random() < 0.3:
             self.calm()
+        self.users.bring_late()
 
     def overtake(self) -> None:
         """Sometimes: a node reaches nobody any more, and has nothing to do; others lead its slots and end its
@@ -220,6 +225,63 @@ class Simulation:
             self.check()
         self.users.rush(host)
         self.traffic()
+
+    def _with_runners(self) -> tuple[Host, User] | None:
+        """Sometimes: a primary that nothing hinders, and a worker there that runs some of its jobs."""
+        host = self._primary_of_latest()
+        if host is None or self.stage.dice.random() >= self._malice or not self.stage.fleet.etcd.up:
+            return None
+        self.streams.unblock()
+        self.nodes.mend_disks()
+        self.users.come(host=host)
+        for _ in range(2):
+            self.users.submit(host)
+        self.traffic()
+        worker = self.users.come(worker=True, host=host)
+        assert worker is not None
+        for _ in range(2):
+            self.users.work(worker)
+        self.traffic()
+        self.check()
+        return host, worker
+
+    def inherit(self) -> None:
+        """A node dies, and its workers bring their results to the next primary, which waits for them."""
+        found = self._with_runners()
+        if found is not None:
+            host, _ = found
+            self.nodes.stop(host)
+            self.etcd.declare_dead(host)
+            for other in self.stage.fleet.living():
+                self.users.come(worker=True, host=other)
+            for _ in range(self.stage.dice.randint(4, 10)):
+                self.round(work=-1.0)
+            self.check()
+            for _ in range(3):
+                self.users.bring_late()
+            self.check()
+
+    def give_away(self) -> None:
+        """A node gives its slots to others; meanwhile a worker of its jobs leaves, or one is cancelled."""
+        found = self._with_runners()
+        if found is None:
+            return
+        host, worker = found
+        dice, streams, nodes, etcd = self.stage.dice, self.streams, self.nodes, self.etcd
+        etcd.set_draining(host, draining=True)
+        leaves, cancels = dice.randint(1, 60), dice.randint(1, 60)
+        for moment in range(60):
+            some = dice.choice((streams.deliver, streams.send, nodes.write, nodes.turn, etcd.look, None))
+            if some is None:
+                etcd.propose(host if dice.random() < 0.5 else None, outcome="good")
+            else:
+                some()
+            if moment == leaves and worker in self.users.users and runs(worker.host):
+                self.users.leave(worker)
+            if moment == cancels:
+                self.users.cancel(host)
+            self.check()
+        etcd.unsure = None
 
     def _primary_of_latest(self) -> Host | None:
         """Of the job that was acknowledged last."""

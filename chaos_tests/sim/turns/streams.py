@@ -7,12 +7,16 @@ from itertools import count
 from typing import Final
 
 from chaos_tests.sim.turns.stage import Stage, runs
+from cluster.node.context import slot_of_handle
 from cluster.replication import entries
 from cluster.replication.frames import NEEDS_STATE, Frame, Hello
+from cluster.wire import Decoder
+from cluster.wire import packets as wire
 from tests.node.fleets import PEER_PROTOCOL, Host
 
 DROP_SECONDS: Final = 10.0  # a stream that was silent for so long is broken, as for the real ones
 SLOTS_SHOWN: Final = 1024
+SAID: Final = frozenset((wire.CLAIM_JOB, wire.WORK_COMPLETE, wire.WORK_FAIL))
 
 
 class Streams:
@@ -186,10 +190,30 @@ class Streams:
             stage.say("deliver", *pair, describe(frame))
         slots = host.node.log.slots
         promised = {offer.slot: slots[offer.slot].promised for offer in frame.offers}
+        said = self._said(host, source, frame)
         stage.turn(host, lambda: host.part.receive(source, frame, fleet.now))
+        for packet_type, handle, epoch in said:
+            same = stage.account.served(host, slot_of_handle(handle) or 0) == epoch
+            if packet_type == wire.CLAIM_JOB:
+                stage.account.claimed(host, handle, source if same else None)
+            elif same:
+                stage.account.reached(host, handle, source)
         if promised:
             stage.account.offered(host, source, frame, promised)
         return True
+
+    def _said(self, host: Host, source: str, frame: Frame) -> list[tuple[int, bytes, int]]:
+        """Claims and results that another node passes on, and the epochs in which their slots are served."""
+        if not frame.requests or source not in host.part.replicator.peers:
+            return []
+        found = []
+        for packet_type, body in Decoder().feed(frame.requests):
+            if packet_type in SAID:
+                handle = body.split(b"\0", 1)[0]
+                slot = slot_of_handle(handle)
+                assert slot is not None
+                found.append((packet_type, handle, self._stage.account.served(host, slot)))
+        return found
 
     def pass_time(self) -> None:
         """Keep-alives go out; streams that were silent for too long break."""

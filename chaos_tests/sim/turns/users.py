@@ -11,6 +11,7 @@ from zlib import crc32
 from chaos_tests.sim.turns.stage import SLOTS, Stage, runs
 from chaos_tests.sim.worlds import Broken
 from cluster.node.context import slot_of_handle
+from cluster.wire import TEXT
 from cluster.wire import packets as wire
 from tests.node.fleets import Client, Host
 
@@ -52,6 +53,7 @@ class User:
     worker: bool = False
     awaited: set[bytes] = field(default_factory=set)  # foreground jobs whose end it has yet to be told
     taken: dict[bytes, User] = field(default_factory=dict)  # jobs that it claimed; from which connection
+    grabs: int = 0  # not answered yet
 
     @property
     def host(self) -> Host:
@@ -71,20 +73,23 @@ class Users:
         self._results: list[bytes] = []  # handles whose end a worker has told, in order
         self.latest = (b"", b"")  # key of the last job with one that was acknowledged: function, unique
         self._trying: User | None = None
+        self._grabbing: User | None = None  # who has just asked for a job, and is answered at once
+        self._bursts = stage.dice.choice((0.0, 0.05, 0.1))
         # With few keys most submits join a job.
         self._keys = stage.dice.sample(KEYS, stage.dice.choice((1, 3, 16)))
 
     # ---- coming and going
 
-    def come(self, *, worker: bool = False, host: Host | None = None) -> None:
+    def come(self, *, worker: bool = False, host: Host | None = None) -> User | None:
         stage = self._stage
         host = host or stage.some_host()
         if host is None:
-            return
+            return None
         user = User(host.connect(), worker=worker or stage.dice.random() < 0.4)
         user.remember = not user.worker and stage.dice.random() < 0.5
         self.users.append(user)
         self._introduce(user)
+        return user
 
     def go(self) -> None:
         user = self._stage.some(self.users, lambda user: runs(user.host))
@@ -99,10 +104,17 @@ class Users:
 
     def _remove(self, user: User) -> None:
         self.users.remove(user)
+        self._forget_grabs(user)
         for handle, other in user.taken.items():
             # The worker itself is there as long as one of its connections.
             if handle in user.running and other in self.users:
                 other.running[handle] = None
+
+    def _forget_grabs(self, user: User) -> None:
+        if user.grabs:
+            self._account.unheard[user.host.name] -= user.grabs
+            self._account.lose_sight(user.host)
+            user.grabs = 0
 
     def stopped(self, host: Host) -> None:
         """Most of its clients and workers go to another node; workers keep what they run."""
@@ -113,6 +125,7 @@ class Users:
             else:
                 user.asked.clear()
                 user.awaited.clear()
+                user.grabs = 0
                 user.client = other.connect()
                 self._introduce(user)
 
@@ -138,12 +151,19 @@ class Users:
             self._stage.say("ask", user.host.name, packet_type, *arguments)
         over, results = len(self._account.over), len(self._results)
         user.asked.append(Asked(packet_type, arguments, self._stage.fleet.now, over, results))
-        user.client.send(packet_type, *arguments)
+        if packet_type == TEXT:
+            host, connection, line = user.host, user.client.connection, b"cancel job " + arguments[0]
+            host.turn(lambda: host.node.receive(connection, [(TEXT, line)]))
+        else:
+            user.client.send(packet_type, *arguments)
         self._account.watch(user.host, self._stage.fleet.now)
 
     def submit(self, host: Host | None = None) -> None:
         """Sometimes a second client has the same idea."""
         dice = self._stage.dice
+        if dice.random() < self._bursts:
+            self._burst(host)
+            return
         function, unique = dice.choice(self._keys)
         if dice.random() < 0.1:
             unique = b""
@@ -155,6 +175,43 @@ class Users:
             if user is not None:
                 self._submits += 1
                 self.ask(user, verb, function, unique, b"%d" % self._submits)
+
+    def _burst(self, host: Host | None) -> None:
+        """Many jobs at once, of which none joins another."""
+        dice = self._stage.dice
+        user = self._some(worker=False, host=host)
+        if user is not None:
+            function = dice.choice(FUNCTIONS)
+            for _ in range(dice.randint(3, 10)):
+                self._submits += 1
+                unique = b"" if dice.random() < 0.3 else b"n%d" % self._submits
+                self.ask(user, dice.choice(BACKGROUND), function, unique, b"%d" % self._submits)
+
+    def cancel(self, host: Host | None = None) -> None:
+        """Best of all where the answer may turn out to be wrong: at the job's primary."""
+        dice, stage = self._stage.dice, self._stage
+        handles = [
+            handle
+            for handle in self._account.owed
+            if b".t" not in handle and host in (None, self._primary(handle))
+        ]
+        if not handles:
+            return
+        handle = handles[-1] if dice.random() < 0.5 else dice.choice(handles)
+        near = self._some(worker=False, host=self._primary(handle)) if dice.random() < 0.7 else None
+        user = near or self._some(worker=False)
+        if user is not None:
+            self._account.cancelling.add(handle)
+            self.ask(user, TEXT, handle)
+            stage.tempting = True
+
+    def _primary(self, handle: bytes) -> Host:
+        """Of a job's slot, as etcd has it."""
+        fleet = self._stage.fleet
+        slot = slot_of_handle(handle)
+        assert slot is not None
+        assert fleet.etcd.view.map is not None
+        return fleet.hosts[fleet.etcd.view.map.slots[slot].primary]
 
     def try_all_slots(self) -> None:
         """Every slot has to take a job again."""
@@ -205,29 +262,60 @@ class Users:
             carrier = self._some(worker=True) or user
             handle = self._stage.dice.choice(sorted(user.running))
             self._claimed.add(handle)
+            self._account.claimed(carrier.host, handle)
             self.ask(carrier, wire.CLAIM_JOB, handle)
         elif len(user.running) < RUNNING_MAX:
             before = len(user.running)
-            if self._stage.trace:
-                self._stage.say("grab", user.host.name)
-            user.client.send(wire.GRAB_JOB_UNIQ)
-            self._account.watch(user.host, self._stage.fleet.now)
-            self.listen()
+            self._grab(user)
             return len(user.running) > before
         return False
 
+    def _grab(self, user: User) -> None:
+        account, now = self._account, self._stage.fleet.now
+        if self._stage.trace:
+            self._stage.say("grab", user.host.name)
+        account.watch(user.host, now)
+        if not account.unheard[user.host.name]:
+            self._grabbing = user
+        user.grabs += 1
+        account.unheard[user.host.name] += 1
+        user.client.send(wire.GRAB_JOB_UNIQ)
+        self.listen()
+        self._grabbing = None
+        account.watch(user.host, now)
+
     def _end_job(self, user: User, *, elsewhere: bool) -> None:
         """Its result; or late, over another connection: its own is gone."""
-        dice = self._stage.dice
-        handle = dice.choice(sorted(user.running))
+        handle = self._stage.dice.choice(sorted(user.running))
         del user.running[handle]
         carrier = user
         if elsewhere:
             carrier = self._some(worker=True) or user
             if carrier is not user:
                 self.leave(user)
+        self._bring(handle, carrier)
+
+    def bring_late(self) -> None:
+        """A worker that lost its node brings its result to the next primary, which waits for it."""
+        account = self._account
+        for user in self.users:
+            for handle in user.running:
+                host, slot = self._primary(handle), slot_of_handle(handle)
+                assert slot is not None
+                epoch = account.served(host, slot)
+                if not epoch or host.frozen or not account.waits_for(handle, epoch):
+                    continue
+                carrier = self._some(worker=True, host=host)
+                if carrier is not None:
+                    del user.running[handle]
+                    self._bring(handle, carrier)
+                    return
+
+    def _bring(self, handle: bytes, carrier: User) -> None:
+        dice = self._stage.dice
         self._stage.say("result", carrier.host.name, handle)
         self._account.ran.add(handle)
+        self._account.reached(carrier.host, handle, carrier.client.connection)
         self._results.append(handle)
         if dice.random() < 0.8:
             carrier.client.send(wire.WORK_COMPLETE, handle, b"r")
@@ -246,13 +334,18 @@ class Users:
 
     def _hear(self, user: User, packet_type: int, body: bytes) -> None:
         asked = user.asked
-        if packet_type == wire.JOB_ASSIGN_UNIQ:
-            self._given(user, body.split(b"\0", 1)[0])
+        if packet_type in (wire.JOB_ASSIGN_UNIQ, wire.NO_JOB):
+            user.grabs -= 1
+            self._account.unheard[user.host.name] -= 1
+            if packet_type == wire.JOB_ASSIGN_UNIQ:
+                self._given(user, body.split(b"\0", 1)[0])
         elif packet_type in (wire.WORK_COMPLETE, wire.WORK_FAIL):
             user.awaited.discard(body.split(b"\0", 1)[0])
         elif packet_type == wire.ECHO_RES and user.remember:
             # A fleet-aware client's passes others that wait.
             asked.remove(next(item for item in asked if item.arguments == (body,)))
+        elif packet_type == TEXT:
+            self._answered_cancel(asked.popleft(), body)
         elif packet_type not in DIRECT:
             return
         elif packet_type == wire.ERROR and user.worker:
@@ -271,7 +364,12 @@ class Users:
         stage.tempting = True
         if stage.is_cut_off(user.host) and b".t" not in handle:
             raise Broken("a job was given out without a lease", f"{handle!r} by {user.host.name}")
-        self._account.assigned(user.host, handle, stage.fleet.etcd.view, stage.fleet.now, kept=kept)
+        view = stage.fleet.etcd.view
+        self._account.assigned(user.host, handle, view, stage.fleet.now, kept=kept)
+        if user is self._grabbing:
+            self._account.grabbed(user.host, handle, user.client.connection, view)
+        else:
+            self._account.heard_late(handle)
 
     def _took(self, user: User, handle: bytes) -> None:
         """A claim was granted: the job goes with this connection from now on, wherever the other one goes.
@@ -313,6 +411,18 @@ class Users:
         self._account.acknowledge(body, function, unique, over)
         self._stage.tempting = True
 
+    def _answered_cancel(self, asked: Asked, line: bytes) -> None:
+        """After an OK the job is over; after anything else, who knows."""
+        (handle,) = asked.arguments
+        if asked.packet_type != TEXT or not line.startswith((b"OK", b"ERR ")):
+            raise Broken("another answer", f"{line!r} answers {asked}")
+        self._stage.say("cancel", handle, line)
+        # A node that gives up waiting for a commit lets go of the OK, too: that one does not count.
+        if line.startswith(b"OK") and self._account.gave_up < asked.at:
+            fleet = self._stage.fleet
+            self._account.cancelled(fleet.hosts.values(), handle, fleet.etcd.view)
+            self._stage.tempting = True
+
     def check(self) -> None:
         """Nobody waits too long."""
         limit = self._stage.fleet.now - ANSWER_SECONDS_MAX
@@ -327,5 +437,7 @@ class Users:
         parts += [f"{user.host.name}: ends of {user.awaited}" for user in self.users if user.awaited]
         account = self._account
         parts += [f"slot {slot} takes no jobs" for slot in range(SLOTS) if slot not in self.served]
-        parts += [f"job {handle!r}" for handle in account.acknowledged if handle not in account.ran]
+        parts += [f"job {handle!r}" for handle in account.owed]
+        fleet = self._stage.fleet
+        parts += account.left(fleet.hosts.values(), fleet.etcd.view)
         return "; ".join(parts)
