@@ -22,7 +22,12 @@ def main() -> int:
     parser.add_argument(
         "--world", choices=[*WORLDS], help="only this one (default: hunt in all; --seed plays it in turns)"
     )
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each seed (default %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=STEPS,
+        help="of each seed; in world shell, troubles (default %(default)s)",
+    )
     parser.add_argument("--keep", metavar="3,7-12", help="with --seed: only these steps")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default %(default)s)")
     parser.add_argument(

@@ -205,22 +205,20 @@ class Troubles:
             self._kill_after(node, 0, dice, power=True)
 
     def stop(self, dice: Random) -> None:
-        """SIGTERM; a supervisor starts it again."""
+        """SIGTERM; a supervisor starts it again. What it explains begins when it exits (Run._exited)."""
         node = dice.choice(self.nodes)
         if node.running and node.server is not None:
-            fault = self._fault("stop", node.name)
+            self.run.history.healed(self._fault("stop"))
             assert node.process is not None
             node.process.post(node.server.stop)
-            self._for_a_while(20.0, lambda: None, fault=fault)
 
     def drain(self, dice: Random) -> None:
         """SIGUSR1."""
         node = dice.choice(self.nodes)
         if node.running and node.server is not None:
-            fault = self._fault("drain", node.name)
+            self.run.history.healed(self._fault("drain"))
             assert node.process is not None
             node.process.post(node.server.drain)
-            self._for_a_while(20.0, lambda: None, fault=fault)
 
     def freeze(self, dice: Random) -> None:
         node, seconds = dice.choice(self.nodes), self._lasts(dice)
@@ -232,10 +230,9 @@ class Troubles:
 
     def clock(self, dice: Random) -> None:
         node = dice.choice(self.nodes)
-        fault = self._fault("clock jump", node.name)
+        self.run.history.healed(self._fault("clock jump"))  # it explains nothing
         node.host.clock_offset += dice.choice((-86400.0, -60.0, -2.0, 2.0, 60.0, 86400.0))
         self.world.say("clock", node.name, node.host.clock_offset)
-        self._for_a_while(5.0, lambda: None, fault=fault)
 
     # ---- network
 
