@@ -31,6 +31,7 @@ from typing import Final, NamedTuple
 
 from chaos_tests.sim.hunt import few_collections
 from chaos_tests.sim.worlds import STEPS, WORLDS, Broken, play
+from cluster.replication.replicator import ProtocolBroken
 
 
 class DoesNotApply(Exception):
@@ -327,6 +328,7 @@ MUTATIONS: Final = (
         "a new primary goes on taking entries of the last one",
         300,
         (f"{REPLICATOR}._follow_no_more", "    self._detach_backup(slot_index)\n", ""),
+        raises=(ProtocolBroken,),
     ),
     mutation(
         "epoch not persisted",
@@ -492,6 +494,7 @@ MUTATIONS: Final = (
         "a whole state counts before it is all there",
         300,
         (f"{REPLICATOR}._send_tails", "peer.to_transfer.append(lead.slot)", "self._attach(peer, lead.slot)"),
+        raises=(ProtocolBroken,),
     ),
     mutation(
         "a tail is made of whatever has the right numbers",

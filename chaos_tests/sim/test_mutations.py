@@ -56,6 +56,24 @@ def test_a_mutation_is_gone_afterwards() -> None:
     assert Replicator.advance.__code__ is usual
 
 
+@pytest.mark.parametrize("new", ["nobody_knows_this_name", "self.log.no_such_thing", "len(self.log)"])
+def test_a_slip_of_the_pen_is_not_what_was_meant(new: str) -> None:
+    edit = Edit("replication.replicator:Replicator.advance", "self.written", new)
+
+    result = find(Mutation("with a slip", (edit,), 5))
+
+    assert not result.good
+    assert "does not say that it raises that" in result.error
+
+
+def test_a_mutation_may_say_what_it_raises() -> None:
+    edit = Edit("replication.replicator:Replicator.advance", "self.written", "1 // 0")
+
+    result = find(Mutation("that raises", (edit,), 5, raises=(ZeroDivisionError,)))
+
+    assert (result.good, result.what) == (True, "ZeroDivisionError")
+
+
 def test_a_mutation_of_code_that_has_changed_says_so() -> None:
     edit = Edit("replication.replicator:Replicator.advance", "what is not there", "")
 

@@ -116,7 +116,10 @@ class Disk:
 class Account:
     """See the module's docstring."""
 
-    def __init__(self, slots: int, reclaim_seconds: float) -> None:
+    def __init__(self, slots: int, reclaim_seconds: float, *, exact: bool = False) -> None:
+        """`exact`: every turn is watched, and so is every grab and every result. Else a job is let out of
+        sight as soon as its worker has told how it ended."""
+        self.exact = exact
         self.slots = slots
         self.reclaim_seconds = reclaim_seconds
         self.acknowledged: dict[bytes, tuple[bytes, bytes]] = {}  # handle -> function, unique
@@ -171,7 +174,7 @@ class Account:
         for number, records in host.unwritten:
             if not groups or number > groups[-1][0]:
                 groups.append((number, records))
-                for raw in records:
+                for raw in records if self.exact else ():
                     if raw[9] == entries.DONE:
                         self._end(raw)
         log = host.node.log
@@ -221,7 +224,7 @@ class Account:
                 raise Broken("a remembered job was made again", f"slot {entry.slot}: {key!r}")
             self.keys[handle] = key
         kind = self.kinds[handle] = (function, entry.body[0] & ~entries.REMEMBER)
-        if handle not in self.ends and handle not in self.over:
+        if self.exact and handle not in self.ends and handle not in self.over:
             self.lines.setdefault((entry.slot, entry.epoch), {}).setdefault(kind, {})[handle] = None
 
     def _end(self, raw: bytes) -> None:
@@ -410,7 +413,7 @@ class Account:
         for handle, epoch in list(self.ends.items()):
             self._look_at_end(handle, epoch, hosts, by_identity, view)
         for handle in self.owed:
-            if handle in self.ends:
+            if handle in self.ends or (not self.exact and handle in self.ran):
                 continue
             slot = slot_of_handle(handle)
             assert slot is not None

@@ -64,7 +64,7 @@ class Stage:
         self.step = 0
         self.roll(0)
         self.fleet = Fleet(self.dice.choice((3, 3, 3, 4, 5)))
-        self.account = Account(SLOTS, RECLAIM_SECONDS)
+        self.account = Account(SLOTS, RECLAIM_SECONDS, exact=True)
         self.no_etcd: set[str] = set()  # nodes that do not reach it
         self.tempting = False  # something was just promised: the moment for a disaster
         self.leased: dict[str, float] = {}  # node -> when its lease was last renewed
