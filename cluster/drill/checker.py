@@ -449,15 +449,18 @@ class _Check:
         would know it. Each fault gives each call one more job."""
         account = self._account
         events = account.events
+        faults = {
+            foreground: [
+                (bisect_left(events, fault.event.at, key=attrgetter("at")), fault)
+                for fault in account.faults.values()
+                if account.concerns(fault, (), set(), foreground=foreground)
+            ]
+            for foreground in (False, True)
+        }
         rows: list[tuple[int, Call, Fault]] = []
-        faults = [
-            (bisect_left(events, fault.event.at, key=attrgetter("at")), fault)
-            for fault in account.faults.values()
-        ]
         for call in calls:
             if call.outcome is Kind.REFUSED:
                 continue
-            begun = events[call.begun].at - self._grace_seconds
             foreground = call.handle != "" and account.jobs[call.handle].foreground
             over = call.over
             if foreground and call.result == NEVER and call.gave_up == NEVER:
@@ -465,12 +468,11 @@ class _Check:
             until = float("inf") if over == NEVER else events[over].at
             if call.open:  # its node may have tried on
                 until += self._grace_seconds
+            begun = events[call.begun].at - self._grace_seconds
             rows += [
                 (max(call.begun, began), call, fault)
-                for began, fault in faults
-                if fault.event.at <= until
-                and fault.healed >= begun
-                and account.concerns(fault, (), set(), foreground=foreground)
+                for began, fault in faults[foreground]
+                if fault.event.at <= until and fault.healed >= begun
             ]
         return _Again(rows)
 
@@ -573,7 +575,7 @@ class _Check:
         call = job.call
         if call is None or not call.order or job.foreground or not job.runs or job.slot < 0:
             return None
-        several = self._account.several_calls.get(job.key)
+        several = self._account.several_calls.get(job.key) if has_unique(job.key) else None
         if several is not None and len({one.priority for one in several}) > 1:
             return None  # who knows which of them made it
         run = job.runs[0]

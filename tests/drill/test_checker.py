@@ -838,6 +838,15 @@ def test_a_run_that_was_cut_off_does_not_make_its_worker_one_of_several_at_a_tim
     assert found(story.check()) == {"duplicated_explained": 1, "order_broken": 1}
 
 
+def test_jobs_without_a_unique_have_an_order_whatever_the_priorities_of_others(story: Story) -> None:
+    story.promise("f/", H1, order=1)
+    story.promise("f/", H2, order=2)
+    story.promise("f/", ELSEWHERE, priority="high")
+    for handle in (H2, H1, ELSEWHERE):
+        story.work("f/", handle)
+    broken(story, "order_broken")
+
+
 def test_submits_at_the_same_time_have_no_order(story: Story) -> None:
     first = story.submit("f/1", order=1)
     second = story.submit("f/2", order=2)
