@@ -109,6 +109,7 @@ class Drill:
         self._began = time.monotonic()
         self._broken: Fault | None = None  # begun, and the fleet has not been whole since
         self._mended = True  # as far as its mending can tell
+        self._last: Fault | None = None  # begun; what it did may come to pass later than anybody waited
         self._open = 0  # the number of the fault that the fleet has not got over yet
         self._interrupted = False
         self._may_leave = False  # the next Ctrl-C does
@@ -182,7 +183,8 @@ class Drill:
             self._fail(Exit.USAGE, str(error))
         else:
             # Not a broken promise of the fleet, and its exit code must not look like one.
-            traceback.print_exception(error)
+            with contextlib.suppress(OSError):
+                traceback.print_exception(error)
             self._fail(Exit.USAGE, f"the drill itself failed ({error!r}): this is a defect")
 
     async def _judge(self) -> Verdict:
@@ -233,6 +235,8 @@ class Drill:
             return Queue()
         if queue.jobs:
             self._fail(Exit.INTERRUPTED, self._left(queue))
+        if self._code is not Exit.NOT_RECOVERED and (lacks := await self._watch.problem(self.plan.nodes)):
+            self._fail(Exit.NOT_RECOVERED, _and_remedy(f"the fleet is not whole: {lacks}", self._last))
         return queue
 
     def _left(self, queue: Queue, when: str = "") -> str:
@@ -250,7 +254,8 @@ class Drill:
         try:
             await self._watch.wait_whole(self.plan.nodes, self.plan.recovery_seconds)
         except NotWhole as error:
-            self._fail(Exit.NOT_RECOVERED, f"{error}: jobs may be left where nobody can see them")
+            text = _and_remedy(str(error), self._last)
+            self._fail(Exit.NOT_RECOVERED, f"{text}. Jobs may be left where nobody can see them")
             return False
         return True
 
@@ -304,7 +309,7 @@ class Drill:
         self.doing = fault.what
         self.tell(f"{fault.what}  ({step.scenario})")
         self._open = self._history.fault(fault.what, *fault.touches, note=step.scenario)
-        self._broken, self._mended = fault, False
+        self._broken, self._mended, self._last = fault, False, fault
         self._away = fault.away
         self._seen.clear()
         began = time.monotonic()
@@ -365,7 +370,7 @@ class Drill:
         try:
             await self._watch.wait_whole(self.plan.nodes, self.plan.recovery_seconds, told)
         except NotWhole as error:
-            raise NotWhole(f"{error}. {self._broken.remedy}" if self._broken else str(error)) from None
+            raise NotWhole(_and_remedy(str(error), self._broken)) from None
         self._broken = None
 
     async def _whole_at_the_end(self) -> None:
@@ -482,6 +487,10 @@ class Drill:
         functions = " and ".join(self.workload.functions)
         lines.append(f"{functions} may have jobs left: {self.workload.take_off} takes them off")
         return lines
+
+
+def _and_remedy(text: str, fault: Fault | None) -> str:
+    return text if fault is None else f"{text}. {fault.remedy}"
 
 
 async def uninterrupted(work: Coroutine[None, None, None]) -> None:
