@@ -24,17 +24,23 @@ function tell(array $event) {
     global $file, $began;
     fwrite($file, json_encode(['at' => round(hrtime(true) / 1e9 - $began, 6)] + $event) . "\n");
 }
+function connected($to) {
+    global $servers;
+    foreach (explode(',', $servers) as $server) {
+        // It asks the server for something at once; one that does not answer is added all the same.
+        try { $to->addServer(...explode(':', $server)); } catch (GearmanException $error) { }
+    }
+    return $to;
+}
 """
 
 _CLIENT = r"""
-function connected() {
-    global $servers;
+function client() {
     $client = new GearmanClient();
-    foreach (explode(',', $servers) as $server) { $client->addServer(...explode(':', $server)); }
     $client->setTimeout(5000);
-    return $client;
+    return connected($client);
 }
-$client = connected();
+$client = client();
 for ($call = 1; ; $call++) {
     [$method, $priority] = [['doBackground', 'normal'], ['doHighBackground', 'high'],
                             ['doLowBackground', 'low']][$call % 3];
@@ -46,15 +52,14 @@ for ($call = 1; ; $call++) {
     } else {
         // Also a refusal: libgearman may have tried another server before.
         tell(['kind' => 'unknown', 'call' => $call, 'text' => (string) $client->error()]);
-        $client = connected();
+        $client = client();
     }
     usleep((int) $period_ms * 1000);
 }
 """
 
 _WORKER = r"""
-$worker = new GearmanWorker();
-foreach (explode(',', $servers) as $server) { $worker->addServer(...explode(':', $server)); }
+$worker = connected(new GearmanWorker());
 $worker->setTimeout(1000);
 $worker->addFunction($function, function (GearmanJob $job) use ($function, $name, $period_ms) {
     $about = ['key' => $function . '/' . $job->unique(), 'worker' => $name, 'handle' => $job->handle()];

@@ -273,10 +273,8 @@ class Workload:
 
     def count(self, part: Part) -> Count:
         """How many jobs of this kind were acknowledged, and how many were given to workers."""
-        if part != "stock":
-            return self._counts.of(self.functions[PARTS.index(part)])
         paths = [process.history for process in self._stock if process.history.exists()]
-        counts = [Counts(History.load(path)) for path in paths]
+        counts = [self._counts, *(Counts(History.load(path)) for path in paths if part == "stock")]
         found = [each.of(self.functions[PARTS.index(part)]) for each in counts]
         return Count(sum(each.acknowledged for each in found), sum(each.run for each in found))
 
@@ -285,6 +283,8 @@ class Workload:
         before = self.count(part)
 
         def missing() -> str:
+            for process in self._stock:
+                assert process.running, f"a stock user has ended: {process.log_tail()}"
             now = self.count(part)
             enough = min(now.acknowledged - before.acknowledged, now.run - before.run) >= jobs
             return "" if enough else f"{part}: {before} and now {now}"
