@@ -355,6 +355,78 @@ def test_of_any_history_the_checker_says_what_a_dumb_comparison_says(
     assert overlapping == dumb.overlapping_keys()
 
 
+# ---- jobs without a unique
+
+keyless_steps = st.lists(
+    st.tuples(
+        st.sampled_from(("submit", "ack", "unknown", "refused", "fault", "heal", "run", "run")),
+        st.integers(0, 9),
+    ),
+    min_size=4,
+    max_size=40,
+)
+GRACE = 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(keyless_steps)
+def test_of_jobs_without_a_unique_as_many_are_unexpected_as_a_dumb_comparison_cannot_match(
+    taken: list[tuple[str, int]],
+) -> None:
+    """Handles that nobody was told of, with unanswered calls, and with each fault of each call."""
+    history = History(Ticks())
+    calls: dict[int, list[float]] = {}  # begun, over
+    answers: dict[int, str] = {}
+    faults: dict[int, list[float]] = {}  # begun, healed
+    strangers: list[float] = []
+    for step, choice in taken:
+        waiting = [call for call in calls if call not in answers]
+        at = history.events[-1].at + 1 if history.events else 1.0
+        if step == "submit":
+            calls[history.submit("f/")] = [at, FAR]
+        elif step in ("ack", "unknown", "refused") and waiting:
+            call = waiting[choice % len(waiting)]
+            answers[call], calls[call][1] = step, at
+            if step == "ack":
+                history.ack(call, handle=f"H:a:1.1.{call:x}")
+            else:
+                history.add(Kind(step), call=call)
+        elif step == "fault":
+            fault = history.fault("trouble", "a" if choice else "w1")
+            if choice:  # a worker's says nothing of nodes
+                faults[fault] = [at, FAR]
+        elif step == "heal" and faults:
+            fault = list(faults)[choice % len(faults)]
+            if faults[fault][1] == FAR:
+                history.healed(fault)
+                faults[fault][1] = at
+        elif step == "run":
+            strangers.append(at)
+            history.run("f/", worker="w1", handle=f"H:a:1.1.{0x100 + len(strangers):x}")
+
+    sources = [begun for call, (begun, _) in calls.items() if answers.get(call) in (None, "unknown")]
+    for call, (begun, over) in calls.items():
+        answer = answers.get(call)
+        for began, healed in faults.values():
+            late = over + GRACE if answer == "unknown" else over
+            if answer != "refused" and began <= late and healed >= begun - GRACE:
+                sources.append(max(begun, began))
+    taken_by: dict[int, int] = {}
+
+    def match(stranger: int, seen: set[int]) -> bool:
+        for source, since in enumerate(sources):
+            if since < strangers[stranger] and source not in seen:
+                seen.add(source)
+                if source not in taken_by or match(taken_by[source], seen):
+                    taken_by[source] = stranger
+                    return True
+        return False
+
+    matched = sum(match(stranger, set()) for stranger in range(len(strangers)))
+    verdict = check(history, drained=True, grace_seconds=GRACE)
+    assert len(verdict.unexpected) == len(strangers) - matched
+
+
 # ---- order
 
 jobs = st.lists(
