@@ -24,23 +24,24 @@ function tell(array $event) {
     global $file, $began;
     fwrite($file, json_encode(['at' => round(hrtime(true) / 1e9 - $began, 6)] + $event) . "\n");
 }
-function connected($to) {
-    global $servers;
-    foreach (explode(',', $servers) as $server) {
-        // It asks the server for something at once; one that does not answer is added all the same.
-        try { $to->addServer(...explode(':', $server)); } catch (GearmanException $error) { }
-    }
-    return $to;
-}
 """
 
 _CLIENT = r"""
-function client() {
-    $client = new GearmanClient();
-    $client->setTimeout(5000);
-    return connected($client);
+function connected() {
+    global $servers;
+    // libgearman does not hear a second server after a first one that refuses: so one at a time.
+    for (;; usleep(50000)) {
+        foreach (explode(',', $servers) as $server) {
+            $client = new GearmanClient();
+            $client->setTimeout(5000);
+            try {
+                $client->addServer(...explode(':', $server));
+                return $client;
+            } catch (GearmanException $error) { }
+        }
+    }
 }
-$client = client();
+$client = connected();
 for ($call = 1; ; $call++) {
     [$method, $priority] = [['doBackground', 'normal'], ['doHighBackground', 'high'],
                             ['doLowBackground', 'low']][$call % 3];
@@ -52,14 +53,15 @@ for ($call = 1; ; $call++) {
     } else {
         // Also a refusal: libgearman may have tried another server before.
         tell(['kind' => 'unknown', 'call' => $call, 'text' => (string) $client->error()]);
-        $client = client();
+        $client = connected();
     }
     usleep((int) $period_ms * 1000);
 }
 """
 
 _WORKER = r"""
-$worker = connected(new GearmanWorker());
+$worker = new GearmanWorker();
+foreach (explode(',', $servers) as $server) { $worker->addServer(...explode(':', $server)); }
 $worker->setTimeout(1000);
 $worker->addFunction($function, function (GearmanJob $job) use ($function, $name, $period_ms) {
     $about = ['key' => $function . '/' . $job->unique(), 'worker' => $name, 'handle' => $job->handle()];
