@@ -49,6 +49,8 @@ DRAIN_SECONDS: Final = 3.0  # for the workers' last jobs
 ANSWER_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 0.2
 EMPTY_LOOKS: Final = 2
+FORGET_TRIES: Final = 10
+FORGET_SECONDS: Final = 0.1  # between two of them
 ORDERED_SLOTS: Final = 2  # all jobs in order are in so few, so that there is an order to be kept
 ORDERED_SHARE: Final = 0.1  # of all jobs, beside the others
 _WINDOW_SECONDS: Final = 5.0  # for the rate that is shown
@@ -270,7 +272,11 @@ class Workload:
         async def ask(server: Server) -> None:
             with contextlib.suppress(OSError):
                 for function in functions:
-                    await self._ask(server, f"drop function {function}", b"\n")
+                    for _ in range(FORGET_TRIES):
+                        answer = await self._ask(server, f"drop function {function}", b"\n")
+                        if b"still connected" not in answer:
+                            break
+                        await asyncio.sleep(FORGET_SECONDS)  # our own worker may just be leaving
 
         await asyncio.gather(*(ask(server) for server in self._servers))
 
