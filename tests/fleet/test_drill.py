@@ -23,7 +23,10 @@ from click.testing import CliRunner, Result
 from client_ha import HAWorker, JobContext, Server
 from cluster.cli.drill import REMEMBER_SECONDS_DEFAULT
 from cluster.cli.root import root
+from cluster.drill.faults import Means
 from cluster.drill.history import History
+from cluster.drill.run import Drill, Exit, Outcome, Plan
+from cluster.drill.watch import Watch
 from cluster.drill.workload import LOCK, NotReady, Workload
 from cluster.server.settings import Settings
 from tests.support import Fleet, eventually
@@ -236,7 +239,32 @@ def test_nodes_are_killed_and_drained_in_turn_and_nothing_is_lost(
     assert len(history.read_text().splitlines()) > 200
 
 
-def test_keys_are_judged_as_long_as_nodes_remember_them_by_default() -> None:
+@pytest.mark.parametrize(
+    ("remember_seconds", "code"), [(0.0, Exit.KEPT), (REMEMBER_SECONDS_DEFAULT, Exit.BROKEN)]
+)
+def test_keys_are_judged_as_long_as_nodes_remember_them(
+    fleet: Fleet, keeper: Keeper, remember_seconds: float, code: Exit
+) -> None:
+    history = History()
+    for handle in ("first", "second"):  # one key, two jobs, one after the other
+        history.ack(history.submit("f/1"), handle=handle)
+        history.run("f/1", worker="w", handle=handle)
+        history.done("f/1", worker="w", handle=handle)
+    servers = [Server("127.0.0.1", node.port) for node in fleet.nodes.values()]
+    watch = Watch([Server("127.0.0.1", fleet.nodes["a"].peer_port)])
+    plan = Plan((), tuple("abc"), (), pause_seconds=0.1, remember_seconds=remember_seconds)
+    workload = Workload(history, servers, drill_id="d", function=FUNCTION)
+
+    async def play() -> Outcome:
+        return await Drill(plan, Means(), watch, workload, history, str).run()
+
+    outcome = asyncio.run(play())
+    assert outcome.code is code, outcome.reasons
+    assert outcome.verdict is not None
+    assert bool(outcome.verdict.coalescing_broken) == (code is Exit.BROKEN)
+
+
+def test_keys_are_judged_by_the_nodes_own_default() -> None:
     assert Settings.model_fields["remember_seconds"].default == REMEMBER_SECONDS_DEFAULT
 
 
