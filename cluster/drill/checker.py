@@ -12,7 +12,8 @@ lost              An acknowledged background job ends: some run of its handle is
 unexpected        A job that runs was submitted before, by a call that was not refused. A call that timed out
                   (UNKNOWN) or never returned may have made a job, or not. A caller that was told of success
                   has it from a run that was DONE before, under whatever handle. One that was told of a
-                  failure: from a run that FAILED or was cut off; or there was a fault meanwhile.
+                  failure (its RESULT has a text): from a run that FAILED or was cut off; or there was a fault
+                  meanwhile.
 duplicated        A handle is one job for ever, so its second run is a duplicate. So is a handle that no call
                   accounts for: each was made by a call of its own, acknowledged with it or of unknown end.
                   At-least-once delivery allows a duplicate where a fault explains it: one that touched a
@@ -39,9 +40,9 @@ order             In a slot the jobs of one function and priority are given out 
                   worker or a node of that slot between submit and run.
 split             In an epoch a slot has one primary. Broken when two nodes lead it in one epoch, by LEADS or
                   by the handles they make (who answers a client proves nothing: any node passes submits on;
-                  and H:NAME is a node's name only where some node's handles have it);
-                  when one handle names two jobs; and when a job is made in an epoch after a later one had
-                  already acknowledged: each commit of the later one outdated the primary of the earlier one.
+                  and H:NAME tells of a node only where some node's handles are called after it); when one
+                  handle names two jobs; and when a job is made in an epoch after a later one had already
+                  acknowledged: each commit of the later one outdated the primary of the earlier one.
 
 All comparisons are of the order of events, not of their times, except for the windows in seconds. Jobs
 without a unique join nothing and are known by their handles only. Foreground jobs live on one node, so they
