@@ -38,17 +38,18 @@ class Shadow:
 
     def apply(self, raw: bytes) -> None:
         kind, _, _, number, body = entries.decode(raw, 0)[0]
-        self._jobs = None
         if kind == entries.STATE:
             self.coming = (number, [])
         elif self.coming is not None:
             if kind == entries.STATE_END:
                 self.base_number, found = self.coming
                 self.base, self.coming, self.log = alive(set(), found), None, []
+                self._jobs = None
                 self.running = set()
                 self.ever |= self.base
                 for inside in found:
-                    self._hint(inside)
+                    kind, _, _, _, body = entries.decode(inside, 0)[0]
+                    self._hint(kind, body)
             else:
                 self.coming[1].append(raw)
         elif kind == entries.CUT:
@@ -56,16 +57,18 @@ class Shadow:
             if keep < 0:
                 raise Broken("a cut below a whole state", f"at {number}, the state is of {self.base_number}")
             del self.log[keep:]
+            self._jobs = None
         elif kind in entries.LOGGED:
             if number != self.base_number + len(self.log) + 1:
                 raise Broken("a gap on a disk", f"entry {number} behind {self.base_number + len(self.log)}")
             self.log.append(raw)
-            self._hint(raw)
+            self._hint(kind, body)
+            if self._jobs is not None:
+                note(self._jobs, kind, body)
             if kind == entries.SUBMITTED:
                 self.ever.add(handle_of(kind, body))
 
-    def _hint(self, raw: bytes) -> None:
-        kind, _, _, _, body = entries.decode(raw, 0)[0]
+    def _hint(self, kind: int, body: bytes) -> None:
         if kind == entries.ASSIGNED:
             self.running.add(body)
         elif kind == entries.JOB:
@@ -88,11 +91,16 @@ class Shadow:
 def alive(jobs: set[bytes], raws: list[bytes]) -> set[bytes]:
     for raw in raws:
         kind, _, _, _, body = entries.decode(raw, 0)[0]
-        if kind in (entries.SUBMITTED, entries.JOB):
-            jobs.add(handle_of(kind, body))
-        elif kind == entries.DONE:
-            jobs.discard(handle_of(kind, body))
+        note(jobs, kind, body)
     return jobs
+
+
+def note(jobs: set[bytes], kind: int, body: bytes) -> None:
+    """What an entry does to the living jobs."""
+    if kind in (entries.SUBMITTED, entries.JOB):
+        jobs.add(handle_of(kind, body))
+    elif kind == entries.DONE:
+        jobs.discard(handle_of(kind, body))
 
 
 def handle_of(kind: int, body: bytes) -> bytes:
@@ -452,11 +460,14 @@ class Account:
         assert slot is not None
         assert view.map is not None
         row = view.map.slots[slot]
+        if row.epoch <= epoch:
+            return  # whoever is being added may count already, and not have it
+        lives = self._lives(hosts, row, slot, handle)
         disks = [self.disks[identity].slots[slot] for identity in row.in_sync if identity in by_identity]
-        if not any(handle in disk.jobs() for disk in disks):
-            self._is_over(handle)
-        elif row.epoch > epoch and self._lives(hosts, row, slot, handle):
+        if lives:
             del self.ends[handle]
+        elif lives is False and not any(handle in disk.jobs() for disk in disks):
+            self._is_over(handle)
 
     def left(self, hosts: Iterable[Host], view: View) -> list[str]:
         """Jobs that live, in memory or on a disk that counts."""

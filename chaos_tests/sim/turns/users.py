@@ -74,7 +74,7 @@ class Users:
         self.latest = (b"", b"")  # key of the last job with one that was acknowledged: function, unique
         self._trying: User | None = None
         self._grabbing: User | None = None  # who has just asked for a job, and is answered at once
-        self._bursts = stage.dice.choice((0.0, 0.05, 0.1))
+        self._bursts = stage.dice.choice((0.0, 0.05, 0.2))
         # With few keys most submits join a job.
         self._keys = stage.dice.sample(KEYS, stage.dice.choice((1, 3, 16)))
 
