@@ -15,6 +15,10 @@ QUICK = (
     "epoch not persisted",
     "a restarted primary goes on in its epoch",
     "jobs are given out before they are committed",
+    "the end of a job is not journaled",
+    "a finished job is queued once more",
+    "the last job comes first",
+    "the least urgent jobs come first",
 )
 
 
