@@ -10,9 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from chaos_tests.live.proofs import are_poisoned
 from chaos_tests.live.proxies import (
+    BOTH,
     Link,
     Proxies,
+    Toxic,
     bandwidth,
     black_hole,
     latency,
@@ -140,6 +143,27 @@ def test_slow_close_tells_the_end_late(link: Link, client: socket.socket) -> Non
         client.shutdown(socket.SHUT_WR)
         assert client.recv(1) == b""
         assert time.monotonic() - begun > 0.25
+
+
+@pytest.mark.parametrize(
+    "toxic",
+    [
+        latency(200, jitter_ms=50),
+        bandwidth(20),
+        black_hole(),
+        timeout(100),
+        reset_peer(100),
+        slicer(20, delay_us=500),
+        limit_data(100),
+        slow_close(300),
+    ],
+    ids=lambda it: it.kind,
+)
+def test_whether_a_toxic_is_in_force_shows(link: Link, toxic: Toxic) -> None:
+    with link.poisoned(toxic):
+        are_poisoned([(link, "node")], toxic, BOTH)
+    with pytest.raises(AssertionError, match="not in force"):
+        are_poisoned([(link, "node")], toxic, BOTH)
 
 
 def test_down_breaks_and_refuses_until_it_is_up_again(link: Link, client: socket.socket) -> None:
