@@ -26,7 +26,6 @@ SUBMIT_SECONDS: Final = 30.0
 RESULT_SECONDS: Final = 40.0
 PRIORITIES: Final[tuple[Priority, ...]] = ("normal", "high", "low")
 FAILING_SHARE: Final = 0.03
-SHARED_SHARE: Final = 0.5  # of foreground jobs: their keys are those of other submits, too
 BURST: Final = 60
 BURST_SECONDS: Final = 5.0  # from one to the next
 BURST_WORK_SECONDS: Final = 0.04
@@ -120,12 +119,21 @@ class HAClient:
             await self._background(client, self._own_key(), in_order=True)
         elif kind < 0.65:
             await self._background(client, f"u{self.dice.randrange(KEYS)}")
-        elif kind < 0.8:
+        elif kind < 0.75:
             count = self.dice.randint(2, 10)
             await asyncio.gather(*(self._background(client, self._own_key()) for _ in range(count)))
+        elif kind < 0.85:
+            await self._foreground(client, self._own_key())
+        elif kind < 0.93:
+            await self._foreground(client, f"u{self.dice.randrange(KEYS)}")
         else:
-            shared = self.dice.random() < SHARED_SHARE
-            await self._foreground(client, f"u{self.dice.randrange(KEYS)}" if shared else self._own_key())
+            await self._both(client, f"u{self.dice.randrange(KEYS)}")
+
+    async def _both(self, client: AsyncHAClient, unique: str) -> None:
+        """A foreground and a background submit of one key, either of which may come first."""
+        submits = [self._foreground(client, unique), self._background(client, unique)]
+        self.dice.shuffle(submits)
+        await asyncio.gather(*submits)
 
     def _own_key(self) -> str:
         self._counter += 1
