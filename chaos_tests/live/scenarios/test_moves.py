@@ -54,6 +54,7 @@ def test_a_node_dies_while_it_is_drained(fleet: ChaosFleet) -> None:
     with fleet.under_load() as load:
         with fleet.draining("c"):
             fleet.kill("c")
+            assert fleet.nodes["c"].events("draining")
         fleet.wait_until_serving()
         load.flow()
         fleet.restart("c")
