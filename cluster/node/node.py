@@ -14,15 +14,15 @@ from typing import Final, NamedTuple
 from cluster.jobs import FOREGROUND, PENDING, QUEUED, SCHEDULED
 from cluster.node.admin import AdminVerbs
 from cluster.node.client import ClientVerbs
-from cluster.node.connection import Connection, Held
+from cluster.node.connection import Cancelled, Connection, Held
 from cluster.node.context import Context, NodeSettings, Stop
 from cluster.node.fleet import Fleet, FleetSettings
-from cluster.node.forward import CANCEL, DETACH, RELEASE, REMEMBERED_SUBMIT
+from cluster.node.forward import CANCEL, CANCEL_RES, DETACH, RELEASE, REMEMBERED_SUBMIT
 from cluster.node.restore import Restorer, checkpoint
 from cluster.node.worker import WorkerVerbs
 from cluster.placement import Member
 from cluster.replication import SLOT_COUNT, Group, entries
-from cluster.wire import MISDIRECTED, PACKETS, TEXT, error
+from cluster.wire import MISDIRECTED, PACKETS, TEXT, error, response
 from cluster.wire import packets as wire
 
 Handler = Callable[[Connection, bytes], None]
@@ -321,7 +321,9 @@ class Node:
 
         def without_promises(chunks: list[bytes]) -> list[bytes]:
             return [
-                refusal if chunk.startswith(_CREATED_TYPE) and chunk[12:] in refused else chunk
+                refusal
+                if chunk.startswith(_CREATED_TYPE) and chunk[12:] in refused
+                else _unless_cancelled(chunk, reason)
                 for chunk in chunks
             ]
 
@@ -346,7 +348,8 @@ class Node:
                     if held.gate > self.log.committed:
                         held.gate = 0
                         held.chunks[:] = [
-                            refusal if chunk.startswith(_CREATED_TYPE) else chunk for chunk in held.chunks
+                            refusal if chunk.startswith(_CREATED_TYPE) else _unless_cancelled(chunk, reason)
+                            for chunk in held.chunks
                         ]
                 connection.gate = 0
                 self.context.released[connection] = None
@@ -374,3 +377,11 @@ class Node:
         while fleet.to_write:
             yield
         yield
+
+
+def _unless_cancelled(chunk: bytes, reason: str) -> bytes:
+    """An answer; of a cancel, that the job's end is not safe: it is over here, and may come back."""
+    if not isinstance(chunk, Cancelled):
+        return chunk
+    text = b"ERR NOT_SAFE %b\r\n" % reason.replace(" ", "+").encode()
+    return response(CANCEL_RES, text) if chunk.startswith(b"\0") else text

@@ -136,7 +136,8 @@ def test_what_ended_meanwhile_is_owed_to_the_disk() -> None:
     bench.end_turn()
     owed = bench.fail(FULL)
     bench.end_turn()
-    assert client.heard_bytes == b"OK\r\n"
+    # then it is not called done: until that is on the disk, a restart would bring the job back.
+    assert client.heard_bytes == b"ERR NOT_SAFE the+disk+is+full\r\n"
     # Then exactly these two ends are owed
     assert [entries.decode(record, 0)[0].kind for record in owed] == [entries.DONE, entries.DONE]
     bench.segments[1] += owed

@@ -639,3 +639,18 @@ def test_foreground_jobs_do_not_begin_or_begin_again_at_a_node_that_drains(keys:
         other.send(wire.WORK_COMPLETE, given, b"r")
         fleet.settle()
     assert sorted(body for _, body in client.take()) == sorted(handle + b"\0r" for handle in told)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_cancel_that_nobody_can_commit_is_not_called_done(elsewhere: bool) -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, _ = job_at(fleet)
+    asked, third = (host for host in fleet.living() if host is not leader)
+    operator = Telephone(asked if elsewhere else leader)
+    third.frozen = True  # a member that does not answer: no commit
+    text(operator, b"cancel job %b\n" % handle)
+    while not operator.said and fleet.now < 1030:
+        fleet.pass_time(0.5)
+    assert operator.said.startswith(b"ERR NOT_SAFE the+in-sync+copies")
+    assert operator.said.endswith(b"\r\n")

@@ -141,7 +141,6 @@ class Account:
         self.lines: dict[tuple[int, int], dict[tuple[bytes, int], dict[bytes, None]]] = {}
         self.holders: dict[bytes, tuple[int, object]] = {}  # epoch, to whom it was given last; -1: who knows
         self.brought: dict[bytes, int] = {}  # epoch in which its result came to who served it
-        self.gave_up = 0.0  # when a node last refused jobs because commits take too long
         self.unheard: Counter[str] = Counter()  # of a node: grabs that are not answered yet
         self.leaders: dict[tuple[int, int], tuple[str, int]] = {}  # slot, epoch -> process
         self.committed: dict[tuple[int, int], bytes] = {}  # slot, number -> entry
@@ -190,8 +189,6 @@ class Account:
             self.changed = True
             while groups and groups[0][0] <= log.committed:
                 self._commit(host, groups.popleft()[1])
-        if host.node.context.refusal is not None:
-            self.gave_up = now
         process = (host.name, host.incarnation)
         for slot, lead in host.part.replicator.leads.items():
             if self.leaders.setdefault((slot, lead.epoch), process) != process:

@@ -417,8 +417,7 @@ class Users:
         if asked.packet_type != TEXT or not line.startswith((b"OK", b"ERR ")):
             raise Broken("another answer", f"{line!r} answers {asked}")
         self._stage.say("cancel", handle, line)
-        # A node that gives up waiting for a commit lets go of the OK, too: that one does not count.
-        if line.startswith(b"OK") and self._account.gave_up < asked.at:
+        if line.startswith(b"OK"):
             fleet = self._stage.fleet
             self._account.cancelled(fleet.hosts.values(), handle, fleet.etcd.view)
             self._stage.tempting = True
