@@ -18,9 +18,10 @@ from chaos_tests.live.proxies import Address, Link, Proxies
 from chaos_tests.live.questions import Server
 from tests.support.etcd import Etcd
 from tests.support.faulty import FailingCalls
-from tests.support.fleet import SHORT_LEASE, Fleet, FleetNode
+from tests.support.fleet import FLEET_SECONDS, SHORT_LEASE, Fleet, FleetNode
 from tests.support.machine import NEEDS, need_command, need_root
 
+CLOCKS_FACTOR: Final = 4  # of waits for fleets with faked clocks
 SMALL_DISK_BYTES: Final = 24 * 1024 * 1024
 
 
@@ -80,6 +81,10 @@ class WiredFleet(Fleet):
             self._wired = True
         super().start(wait=wait)
         return self
+
+    def wait_until_in_sync(self, timeout_seconds: float = FLEET_SECONDS) -> None:
+        """As in Fleet; libfaketime makes a node slow: each look at the clock is several system calls."""
+        super().wait_until_in_sync(timeout_seconds * (CLOCKS_FACTOR if self._clocks else 1))
 
     def join(self, *names: str) -> None:
         """Start spare nodes."""

@@ -233,6 +233,7 @@ class Account:
         call.outcome, call.handle, call.acked, call.over = Kind.ACK, job.handle, index, index
         if call.slot < 0:
             call.slot = job.slot
+        job.begun = min(job.begun, call.begun)
         if job.call is None:
             job.call = call
             job.acked = index

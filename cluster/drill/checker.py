@@ -428,6 +428,11 @@ class _Check:
                 continue
             if has_unique(key) and len(jobs) > 1:
                 other = jobs[position - 1] if position else jobs[1]
+                if job.call is not None and job.call.handle != job.handle:
+                    # Its caller was told of it, and later of another.
+                    other = self._account.jobs[job.call.handle]
+                    if not other.runs:
+                        continue
                 first, second = sorted((job.runs[0], other.runs[0]), key=lambda run: run.begun)
                 text = f"run as {other.handle}, too: no submit made both"
                 made = min(job.begun, other.begun, first.begun)

@@ -437,6 +437,25 @@ def test_a_fault_elsewhere_explains_nothing(story: Story, touched: str) -> None:
     assert twice(story, touched) == {"duplicated_unexplained": 1}
 
 
+@pytest.mark.parametrize("fault", [True, False])
+def test_a_caller_that_was_told_of_two_jobs_one_after_the_other_wants_a_fault_between(
+    story: Story, fault: bool
+) -> None:
+    story.promise("f/k", "H:a:1.2.1")  # a background job of that key, long over
+    story.work("f/k", "H:a:1.2.1", "w1")
+    story.wait(100)
+    call = story.submit("f/k")
+    story.ack(call, "H:a:1.t5.1")
+    story.work("f/k", "H:a:1.t5.1", "w1")
+    if fault:
+        story.fault("power cut", "a")
+    story.wait(100)
+    story.ack(call, "H:b:1.t6.1")
+    story.work("f/k", "H:b:1.t6.1", "w2")
+    story.result(call)
+    assert found(story.check()) == {"duplicated_explained" if fault else "duplicated_unexplained": 1}
+
+
 def test_who_led_is_known_from_handles_when_nothing_else_tells(story: Story) -> None:
     assert twice(story, "a", leads=False) == {"duplicated_explained": 1}
 

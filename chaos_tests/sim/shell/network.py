@@ -333,8 +333,11 @@ class End:
             act()
 
     def flush(self) -> None:
-        """The cut is healed."""
-        held, self._held, self._caught = self._held, deque(), 0
+        """The cut is healed: what it caught under way is there at once, before what is still under way."""
+        held, caught = self._held, self._caught
+        self._held, self._caught = deque(), 0
+        for _ in range(caught):
+            self._arrive(held.popleft())
         for act in held:
             self._carry(act)
 

@@ -103,6 +103,7 @@ class Run:
         self.schedule = schedule
         self.troubles = Troubles(self)
         self.fleet_map: FleetMap | None = None
+        self._leaders: dict[int, tuple[str, int]] = {}  # by slot: primary and epoch
         self.map_is_lost = False  # etcd has an old one, or none, until an operator mends it
         self._without_lease: dict[str, int] = {}  # nodes, and the fault that it is
         self._accounted_at = 0.0
@@ -154,9 +155,16 @@ class Run:
             return None
         if self.fleet_map is None or self.fleet_map.revision != found.mod_revision:
             self.fleet_map = decode_map(found.value, found.mod_revision)
+            self._note_leaders(self.fleet_map)
             self.account.changed = True
             self._accounted_at = 0.0
         return View(found.mod_revision, None, self.fleet_map, {})
+
+    def _note_leaders(self, fleet_map: FleetMap) -> None:
+        for slot, row in enumerate(fleet_map.slots[:SLOTS]):
+            if self._leaders.get(slot) != (row.primary, row.epoch):
+                self._leaders[slot] = row.primary, row.epoch
+                self.history.leads(row.primary, slot, row.epoch)
 
     def whole(self) -> bool:
         """All nodes are up and in sync everywhere."""

@@ -163,6 +163,23 @@ def test_a_cut_keeps_back_what_is_sent_in_its_direction_and_loses_nothing() -> N
     assert there == [1, 3]
 
 
+def test_a_cut_that_heals_on_a_slow_link_keeps_the_order() -> None:
+    world, one, other = two_processes()
+    near, far = connected(world, one, other)
+    came: list[object] = []
+    far.listen(came.append, lambda error: None)
+    world.network.slow("a", "b", 0.5)
+    near.send("caught")
+    world.run(0.3)
+    near.send("under way")
+    world.network.cut("a", "b")
+    world.run(0.3)
+    near.send("held")
+    world.network.heal("a", "b")
+    world.run(2.0)
+    assert came == ["caught", "under way", "held"]
+
+
 def test_a_thread_s_work_is_one_event_and_its_result_another() -> None:
     world, one, _ = two_processes()
     order: list[str] = []
