@@ -22,7 +22,7 @@ from chaos_tests.live.questions import LARGE, SMALL, Answer, Server, ask, hears_
 from cluster.placement.encoding import decode_map
 from cluster.placement.view import FleetMap
 from tests.support.etcd import Etcd
-from tests.support.fleet import FleetNode
+from tests.support.fleet import FLEET_SECONDS, FleetNode
 from tests.support.node import ServerProcess
 from tests.support.waiting import eventually
 
@@ -126,19 +126,18 @@ def are_listed(proxies: Proxies, toxics: Iterable[tuple[Link, Sequence[str]]]) -
 def metric(node: FleetNode, name: str) -> float:
     """What the node's own metrics say, of those without labels."""
 
-    def scrape() -> str:
+    def found() -> str:
         with (
             contextlib.suppress(OSError),  # it starts
             urllib.request.urlopen(f"http://{node.host}:{node.http_port}/metrics", timeout=10) as answer,
         ):
-            return str(answer.read().decode())
-        return ""
+            for line in answer.read().decode().splitlines():
+                words = line.split()
+                if words and words[0] == name:
+                    return str(words[1])
+        return ""  # nor before it has joined
 
-    for line in eventually(scrape).splitlines():
-        words = line.split()
-        if words and words[0] == name:
-            return float(words[1])
-    raise AssertionError(f"{node.name} has no metric {name}")
+    return float(eventually(found, timeout_seconds=FLEET_SECONDS))
 
 
 class Syncs(NamedTuple):

@@ -103,7 +103,7 @@ class Run:
         self.schedule = schedule
         self.troubles = Troubles(self)
         self.fleet_map: FleetMap | None = None
-        self._leaders: dict[int, tuple[str, int]] = {}  # by slot: primary and epoch
+        self._led: set[tuple[int, int, str]] = set()  # slot, epoch and node, of all that served
         self.map_is_lost = False  # etcd has an old one, or none, until an operator mends it
         self._without_lease: dict[str, int] = {}  # nodes, and the fault that it is
         self._accounted_at = 0.0
@@ -155,16 +155,17 @@ class Run:
             return None
         if self.fleet_map is None or self.fleet_map.revision != found.mod_revision:
             self.fleet_map = decode_map(found.value, found.mod_revision)
-            self._note_leaders(self.fleet_map)
             self.account.changed = True
             self._accounted_at = 0.0
         return View(found.mod_revision, None, self.fleet_map, {})
 
-    def _note_leaders(self, fleet_map: FleetMap) -> None:
-        for slot, row in enumerate(fleet_map.slots[:SLOTS]):
-            if self._leaders.get(slot) != (row.primary, row.epoch):
-                self._leaders[slot] = row.primary, row.epoch
-                self.history.leads(row.primary, slot, row.epoch)
+    def _note_leaders(self, node: Node) -> None:
+        """Slots that it serves, in an epoch that nobody has heard of."""
+        for slot, lead in node.part.replicator.leads.items():
+            led = slot, lead.epoch, node.name
+            if led not in self._led and node.node.log.slots[slot].serving:
+                self._led.add(led)
+                self.history.leads(node.name, slot, lead.epoch)
 
     def whole(self) -> bool:
         """All nodes are up and in sync everywhere."""
@@ -211,6 +212,7 @@ class Run:
             for node in self.nodes:
                 if node.alive and node.has_changed() and not self.map_is_lost:
                     account.watch(node, now)  # type: ignore[arg-type]
+                    self._note_leaders(node)
             self._look_at_leases()
             if self.told.news:
                 self._acknowledged()
