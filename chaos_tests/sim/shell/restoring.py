@@ -132,6 +132,7 @@ class Restoring:
                 self._without.append(node.name)
                 del self._saved[node.name]
                 node.wipe()
+                self._run.account.leave_out()
                 return
         self._world.fail("no single node makes the two histories")
 

@@ -405,6 +405,13 @@ class Account:
         if kept and handle in jobs and now < since + self.reclaim_seconds:
             raise Broken("a running job was given out at once", f"{handle!r}, {now - since:.1f} s after")
 
+    def leave_out(self) -> None:
+        """Of two histories an operator has left one out: its epochs and numbers are those of the other, too.
+        What was acknowledged is owed all the same."""
+        self.committed.clear()
+        self.leaders.clear()
+        self.changed = True
+
     # ---- the rules
 
     def check(self, hosts: dict[str, Host], view: View) -> None:
