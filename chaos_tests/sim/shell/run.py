@@ -103,6 +103,7 @@ class Run:
         self.schedule = schedule
         self.troubles = Troubles(self)
         self.fleet_map: FleetMap | None = None
+        self._map_value = 0, b""
         self._led: set[tuple[int, int, str]] = set()  # slot, epoch and node, of all that served
         self.map_is_lost = False  # etcd has an old one, or none, until an operator mends it
         self._without_lease: dict[str, int] = {}  # nodes, and the fault that it is
@@ -153,7 +154,9 @@ class Run:
         found = self.etcd.cluster.state.keys.get(MAP_KEY)
         if found is None or self.map_is_lost:
             return None
-        if self.fleet_map is None or self.fleet_map.revision != found.mod_revision:
+        if self.fleet_map is None or self._map_value != (found.mod_revision, found.value):
+            # An etcd that was wiped counts its revisions anew.
+            self._map_value = found.mod_revision, found.value
             self.fleet_map = decode_map(found.value, found.mod_revision)
             self.account.changed = True
             self._accounted_at = 0.0
