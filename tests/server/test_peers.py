@@ -392,17 +392,21 @@ def test_nodes_with_nothing_to_say_are_not_silent() -> None:
 
 
 def test_who_slept_himself_does_not_call_the_others_silent() -> None:
+    # A busy machine alone makes nobody silent for that long.
+    limits = replace(QUICK, silence_seconds=0.8, drop_seconds=1.0)
+
     async def scene() -> None:
         async with nodes() as started:
             of_a, of_b = Owner(), Owner()
-            a, b = await started.start("a", of_a), await started.start("b", of_b)
+            a = await started.start("a", of_a, limits=limits)
+            b = await started.start("b", of_b, limits=limits)
             for port in (a, b):
                 port.set_peers(addresses(a, b))
             await of_a.told("up", "b")
             await of_b.told("up", "a")
             loop = asyncio.get_running_loop()
             # The loop stands still for longer than it takes to be dropped.
-            deadline = loop.time() + 2 * QUICK.drop_seconds
+            deadline = loop.time() + 2 * limits.drop_seconds
             while loop.time() < deadline:
                 pass
             of_a.queue.append(Frame(group=1))
