@@ -55,6 +55,7 @@ def _kill_all(fleet: ChaosFleet, dice: Random) -> AbstractContextManager[None]:
 @contextmanager
 def _vanish(fleet: ChaosFleet, dice: Random) -> Iterator[None]:
     name = _one(fleet, dice)
+    fleet.wait_until_in_sync(2 * FLEET_SECONDS)  # one that only starts would refuse, and not be silent
     fleet.vanish(name)
     try:
         yield
