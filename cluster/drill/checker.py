@@ -427,16 +427,11 @@ class _Check:
                 used += 1
                 continue
             if has_unique(key) and len(jobs) > 1:
-                other = jobs[position - 1] if position else jobs[1]
-                if job.call is not None and job.call.handle != job.handle:
-                    # Its caller was told of it, and later of another.
-                    other = self._account.jobs[job.call.handle]
-                    if not other.runs:
-                        continue
-                first, second = sorted((job.runs[0], other.runs[0]), key=lambda run: run.begun)
-                text = f"run as {other.handle}, too: no submit made both"
-                made = min(job.begun, other.begun, first.begun)
-                self._duplicated(job, first, second, text, made=made, by_any_road=job.foreground)
+                others = self._others_of(job, calls)
+                if others is None:
+                    continue
+                others = others or [jobs[position - 1] if position else jobs[1]]
+                self._made_twice(job, others)
                 continue
             if has_unique(key) and not job.foreground:
                 submitted_again = None
@@ -447,6 +442,33 @@ class _Check:
                 self._explain_again(job, *submitted_again)
             elif any(call.begun < job.first_run and call.outcome is not Kind.REFUSED for call in calls):
                 self._report(self._result.unexpected, job.first_run, job, "run, and no submit made it")
+
+    def _others_of(self, job: Job, calls: Sequence[Call]) -> list[Job] | None:
+        """The jobs that the calls which may have made this one were told of in the end; None when the call
+        that was told of this one was told of another later, and that one was never run."""
+        jobs = self._account.jobs
+        if job.call is not None and job.call.handle != job.handle:
+            later = jobs[job.call.handle]
+            return [later] if later.runs else None
+        under_way = (
+            jobs[call.handle]
+            for call in calls
+            if call.handle
+            and call.begun < job.first_run < max(call.over, call.result if call.result != NEVER else 0)
+        )
+        return [other for other in under_way if other is not job and other.runs]
+
+    def _made_twice(self, job: Job, others: Sequence[Job]) -> None:
+        """It and one of the others: told of the first that a fault explains, if there is one."""
+        for number, other in enumerate(others, 1):
+            first, second = sorted((job.runs[0], other.runs[0]), key=lambda run: run.begun)
+            text = f"run as {other.handle}, too: no submit made both"
+            made = min(job.begun, other.begun, first.begun)
+            last = number == len(others)
+            if self._duplicated(
+                job, first, second, text, made=made, by_any_road=job.foreground, or_nothing=not last
+            ):
+                return
 
     def _submitted_again(self, calls: Sequence[Call]) -> _Again:
         """The calls that a node may have submitted once more, with each fault that may have made it do so: a
@@ -498,9 +520,11 @@ class _Check:
         *,
         made: int = NEVER,
         by_any_road: bool = False,
-    ) -> None:
-        """`made`: the call that may have made both, if that is earlier than the first run. `by_any_road`:
-        nobody knows by way of which node its client submitted it."""
+        or_nothing: bool = False,
+    ) -> bool:
+        """Whether a fault explains it. `made`: the call that may have made both, if that is earlier than the
+        first run. `by_any_road`: nobody knows by way of which node its client submitted it. `or_nothing`: do
+        not tell of it otherwise."""
         events = self._account.events
         begin, end = events[min(made, first.begun)].at - self._grace_seconds, events[second.begun].at
         at_risk = end  # until then the end of the first run may be lost
@@ -513,11 +537,12 @@ class _Check:
             nodes.clear()
         workers = (first.worker, second.worker)
         fault = self._account.fault_of(workers, nodes, begin, at_risk, all_end=end, foreground=job.foreground)
-        if fault is None:
-            self._report(self._result.duplicated_unexplained, second.begun, job, text)
-        else:
+        if fault is not None:
             into = self._result.duplicated_explained
             self._report(into, second.begun, job, f"{text}: {fault.event.text}", fault.event.fault)
+        elif not or_nothing:
+            self._report(self._result.duplicated_unexplained, second.begun, job, text)
+        return fault is not None
 
     # ---- coalescing
 

@@ -456,6 +456,24 @@ def test_a_caller_that_was_told_of_two_jobs_one_after_the_other_wants_a_fault_be
     assert found(story.check()) == {"duplicated_explained" if fault else "duplicated_unexplained": 1}
 
 
+@pytest.mark.parametrize("fault", [True, False])
+def test_a_caller_that_was_told_only_of_the_second_of_two_jobs_wants_a_fault(
+    story: Story, fault: bool
+) -> None:
+    story.promise("f/k", "H:a:1.2.1")  # a background job of that key, long over
+    story.work("f/k", "H:a:1.2.1", "w1")
+    story.wait(100)
+    if fault:
+        story.fault("cut", "a", "b")
+    call, repeated = story.submit("f/k"), story.submit("f/k")
+    story.work("f/k", "H:a:1.t5.1", "w1")
+    story.work("f/k", "H:b:1.t6.1", "w2")
+    story.ack(call, "H:b:1.t6.1")
+    story.result(call)
+    story.ack(repeated, "H:a:1.2.1")  # by a node that remembers it
+    assert found(story.check()) == {"duplicated_explained" if fault else "duplicated_unexplained": 1}
+
+
 def test_who_led_is_known_from_handles_when_nothing_else_tells(story: Story) -> None:
     assert twice(story, "a", leads=False) == {"duplicated_explained": 1}
 
