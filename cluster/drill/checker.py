@@ -451,10 +451,7 @@ class _Check:
             later = jobs[job.call.handle]
             return [later] if later.runs else None
         under_way = (
-            jobs[call.handle]
-            for call in calls
-            if call.handle
-            and call.begun < job.first_run < max(call.over, call.result if call.result != NEVER else 0)
+            jobs[call.handle] for call in calls if call.handle and call.begun < job.first_run < call.over
         )
         return [other for other in under_way if other is not job and other.runs]
 
