@@ -400,7 +400,8 @@ class _Check:
     def _check_duplicates(self) -> None:
         for job in self._account.jobs.values():
             for first, second in zip(job.runs, job.runs[1:], strict=False):
-                self._duplicated(job, first, second, f"run by {first.worker} and by {second.worker}")
+                fault = self._fault_between(job, first, second)
+                self._report_twice(job, second, f"run by {first.worker} and by {second.worker}", fault)
         for key in self._keys_with_strangers():
             self._check_accounted_for(key)
 
@@ -456,16 +457,14 @@ class _Check:
         return [other for other in under_way if other is not job and other.runs]
 
     def _made_twice(self, job: Job, others: Sequence[Job]) -> None:
-        """It and one of the others: told of the first that a fault explains, if there is one."""
-        for number, other in enumerate(others, 1):
+        """It and one of the others: the first for which a fault explains it, else the last."""
+        for other in others:
             first, second = sorted((job.runs[0], other.runs[0]), key=lambda run: run.begun)
-            text = f"run as {other.handle}, too: no submit made both"
             made = min(job.begun, other.begun, first.begun)
-            last = number == len(others)
-            if self._duplicated(
-                job, first, second, text, made=made, by_any_road=job.foreground, or_nothing=not last
-            ):
-                return
+            fault = self._fault_between(job, first, second, made=made, by_any_road=job.foreground)
+            if fault is not None:
+                break
+        self._report_twice(job, second, f"run as {other.handle}, too: no submit made both", fault)
 
     def _submitted_again(self, calls: Sequence[Call]) -> _Again:
         """The calls that a node may have submitted once more, with each fault that may have made it do so: a
@@ -508,20 +507,11 @@ class _Check:
             text = f"{which} was submitted again: {fault.event.text}"
             self._report(self._result.duplicated_explained, job.first_run, job, text, fault.event.fault)
 
-    def _duplicated(
-        self,
-        job: Job,
-        first: Run,
-        second: Run,
-        text: str,
-        *,
-        made: int = NEVER,
-        by_any_road: bool = False,
-        or_nothing: bool = False,
-    ) -> bool:
-        """Whether a fault explains it. `made`: the call that may have made both, if that is earlier than the
-        first run. `by_any_road`: nobody knows by way of which node its client submitted it. `or_nothing`: do
-        not tell of it otherwise."""
+    def _fault_between(
+        self, job: Job, first: Run, second: Run, *, made: int = NEVER, by_any_road: bool = False
+    ) -> Fault | None:
+        """What explains both runs. `made`: the call that may have made both, if that is earlier than the
+        first run. `by_any_road`: nobody knows by way of which node its client submitted it."""
         events = self._account.events
         begin, end = events[min(made, first.begun)].at - self._grace_seconds, events[second.begun].at
         at_risk = end  # until then the end of the first run may be lost
@@ -533,13 +523,14 @@ class _Check:
         if by_any_road:
             nodes.clear()
         workers = (first.worker, second.worker)
-        fault = self._account.fault_of(workers, nodes, begin, at_risk, all_end=end, foreground=job.foreground)
-        if fault is not None:
+        return self._account.fault_of(workers, nodes, begin, at_risk, all_end=end, foreground=job.foreground)
+
+    def _report_twice(self, job: Job, second: Run, text: str, fault: Fault | None) -> None:
+        if fault is None:
+            self._report(self._result.duplicated_unexplained, second.begun, job, text)
+        else:
             into = self._result.duplicated_explained
             self._report(into, second.begun, job, f"{text}: {fault.event.text}", fault.event.fault)
-        elif not or_nothing:
-            self._report(self._result.duplicated_unexplained, second.begun, job, text)
-        return fault is not None
 
     # ---- coalescing
 
