@@ -18,6 +18,7 @@ class Call:
     __slots__ = (
         "acked",
         "begun",
+        "foreground",
         "gave_up",
         "handle",
         "key",
@@ -36,10 +37,11 @@ class Call:
         self.key = event.key
         self.priority = event.priority
         self.order = event.order
+        self.foreground = event.foreground
         self.slot = event.slot
         self.outcome: Kind | None = None
         self.acked = NEVER
-        self.gave_up = NEVER  # waiting for the end of a foreground job that had been acknowledged
+        self.gave_up = NEVER  # a foreground caller: waiting for the end, after it had been acknowledged
         self.handle = ""
         self.result = NEVER  # the first
         self.told_failure = False  # and not of success
@@ -77,6 +79,7 @@ class Job:
         "foreground",
         "handle",
         "key",
+        "promised",
         "runs",
         "slot",
     )
@@ -86,6 +89,7 @@ class Job:
         self.key = key
         self.call: Call | None = None  # the first that was acknowledged with it
         self.acked = NEVER  # then
+        self.promised = NEVER  # the first time that a background submit was acknowledged with it
         self.begun = NEVER  # the earliest call that may have made it
         self.ended = NEVER  # the first end of a run
         self.failed = False
@@ -237,6 +241,8 @@ class Account:
         if job.call is None:
             job.call = call
             job.acked = index
+        if job.promised == NEVER and not call.foreground:
+            job.promised = index
 
     def _not_acknowledged(self, index: int, event: Event) -> None:
         call = self.calls.get(event.call)
@@ -245,7 +251,7 @@ class Account:
         call.over = index
         if call.outcome is not Kind.ACK:
             call.outcome = event.kind
-        elif self.jobs[call.handle].foreground:
+        elif call.foreground:
             call.outcome = Kind.UNKNOWN  # it had begun
             call.gave_up = index
 

@@ -260,19 +260,21 @@ class _Check:
 
     def _check_ends(self, drained: bool) -> None:
         for job in self._account.jobs.values():
-            if job.acked != NEVER and not job.foreground and job.ended == NEVER:
+            if job.promised != NEVER and job.ended == NEVER:
                 self._result.unfinished += 1
                 if drained:
                     how = f"run {len(job.runs)} times and never finished" if job.runs else "never run"
-                    self._report(self._result.lost, job.acked, job, f"acknowledged, {how}")
+                    self._report(self._result.lost, job.promised, job, f"acknowledged, {how}")
         if not drained:
             return
         if self._remember_seconds:
             self._check_remembered()
         for call in self._account.calls.values():
-            if call.result == NEVER and (call.outcome is Kind.ACK or call.gave_up != NEVER):
+            if not call.foreground or call.result != NEVER:
+                continue
+            if call.outcome is Kind.ACK or call.gave_up != NEVER:
                 job = self._account.jobs[call.handle]
-                if job.foreground and not self._gave_up_with_reason(call, job):
+                if not self._gave_up_with_reason(call, job):
                     self._report(self._result.lost, call.acked, job, "its caller was never told the end")
 
     def _check_remembered(self) -> None:
@@ -445,16 +447,20 @@ class _Check:
                 self._report(self._result.unexpected, job.first_run, job, "run, and no submit made it")
 
     def _others_of(self, job: Job, calls: Sequence[Call]) -> list[Job] | None:
-        """The jobs that the calls which may have made this one were told of in the end; None when the call
-        that was told of this one was told of another later, and that one was never run."""
+        """The jobs that the calls which may have made this one were told of in the end; None when none of
+        those was ever run: it stands for one of them."""
         jobs = self._account.jobs
         if job.call is not None and job.call.handle != job.handle:
             later = jobs[job.call.handle]
             return [later] if later.runs else None
-        under_way = (
-            jobs[call.handle] for call in calls if call.handle and call.begun < job.first_run < call.over
-        )
-        return [other for other in under_way if other is not job and other.runs]
+        under_way = [
+            other
+            for call in calls
+            if call.handle and call.begun < job.first_run < call.over
+            if (other := jobs[call.handle]) is not job
+        ]
+        run = [other for other in under_way if other.runs]
+        return None if under_way and not run else run
 
     def _made_twice(self, job: Job, others: Sequence[Job]) -> None:
         """It and one of the others: the first for which a fault explains it, else the last."""
@@ -485,9 +491,8 @@ class _Check:
         for call in calls:
             if call.outcome is Kind.REFUSED:
                 continue
-            foreground = call.handle != "" and account.jobs[call.handle].foreground
             over = call.over
-            if foreground and call.result == NEVER and call.gave_up == NEVER:
+            if call.foreground and call.result == NEVER and call.gave_up == NEVER:
                 over = NEVER
             until = float("inf") if over == NEVER else events[over].at
             if call.open:  # its node may have tried on
@@ -495,7 +500,7 @@ class _Check:
             begun = events[call.begun].at - self._grace_seconds
             rows += [
                 (max(call.begun, began), call, fault)
-                for began, fault in faults[foreground]
+                for began, fault in faults[call.foreground]
                 if fault.event.at <= until and fault.healed >= begun
             ]
         return _Again(rows)

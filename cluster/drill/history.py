@@ -70,6 +70,9 @@ class Event:
     epoch: int = 0
     priority: str = ""  # of SUBMIT: high, normal or low
     order: int = 0  # of SUBMIT: sequence within a submitter that waits for each answer; 0: does not matter
+    foreground: bool = (
+        False  # of SUBMIT: its caller waits for the end, and an ACK promises it no more than that
+    )
     fault: int = 0  # number, of FAULT and HEALED
     touches: tuple[str, ...] = ()  # of FAULT: nodes "a", workers "w1", links "a>b", "client>a", "etcd", "all"
     text: str = ""  # of FAULT: its name, and a note after a colon
@@ -132,12 +135,12 @@ class History:
 
     # ---- submits
 
-    def submit(self, key: str, *, priority: str = "normal", order: int = 0) -> int:
+    def submit(self, key: str, *, priority: str = "normal", order: int = 0, foreground: bool = False) -> int:
         """Before a job is sent. Returns the call's number, for what comes of it."""
         with self._lock:
             self._calls += 1
             call = self._calls
-        self.add(Kind.SUBMIT, key=key, call=call, priority=priority, order=order)
+        self.add(Kind.SUBMIT, key=key, call=call, priority=priority, order=order, foreground=foreground)
         return call
 
     def ack(self, call: int, *, handle: str, node: str = "") -> None:

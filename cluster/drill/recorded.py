@@ -46,7 +46,7 @@ class Recorder:
 
         `order`: see Event. `at`: not before (seconds since 1970).
         """
-        call = self._begin(function, unique, priority, order)
+        call = self._begin(function, unique, priority, order=order)
         try:
             job = await client.submit(
                 function, payload, unique=unique, priority=priority, background=True, at=at
@@ -77,7 +77,7 @@ class Recorder:
 
         `told` is called when it is acknowledged.
         """
-        call = self._begin(function, unique, priority, 0)
+        call = self._begin(function, unique, priority, foreground=True)
         handle = None
         end: bytes | JobFailed | JobException
         try:
@@ -112,8 +112,11 @@ class Recorder:
         for call in list(self.under_way):
             self._unknown(call, text)
 
-    def _begin(self, function: str, unique: str, priority: Priority, order: int) -> int:
-        call = self.history.submit(f"{function}/{unique}", priority=priority, order=order)
+    def _begin(
+        self, function: str, unique: str, priority: Priority, *, order: int = 0, foreground: bool = False
+    ) -> int:
+        key = f"{function}/{unique}"
+        call = self.history.submit(key, priority=priority, order=order, foreground=foreground)
         self.under_way[call] = None
         return call
 

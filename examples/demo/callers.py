@@ -158,7 +158,7 @@ class Callers:
         promises = self.foreground
         assert self._client is not None
         promises.submitted.append(unique)
-        call = self._history.submit(f"preview/{unique}")
+        call = self._history.submit(f"preview/{unique}", foreground=True)
         try:
             job = self._client.submit("preview", photo.read_bytes(), unique=unique)
             try:

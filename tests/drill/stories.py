@@ -1,5 +1,6 @@
 """Histories written by hand: one line each, a second apart unless said otherwise."""
 
+from cluster.drill.account import place
 from cluster.drill.checker import Verdict, check
 from cluster.drill.history import History
 
@@ -15,9 +16,9 @@ class Story:
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    def submit(self, key: str, *, priority: str = "normal", order: int = 0) -> int:
+    def submit(self, key: str, *, priority: str = "normal", order: int = 0, foreground: bool = False) -> int:
         self.now += 1
-        return self.history.submit(key, priority=priority, order=order)
+        return self.history.submit(key, priority=priority, order=order, foreground=foreground)
 
     def ack(self, call: int, handle: str, node: str = "") -> None:
         self.now += 1
@@ -35,9 +36,19 @@ class Story:
         self.now += 1
         self.history.result(call, text=failure)
 
-    def promise(self, key: str, handle: str, *, priority: str = "normal", order: int = 0) -> int:
-        """Submitted and acknowledged."""
-        call = self.submit(key, priority=priority, order=order)
+    def promise(
+        self,
+        key: str,
+        handle: str,
+        *,
+        priority: str = "normal",
+        order: int = 0,
+        foreground: bool | None = None,
+    ) -> int:
+        """Submitted and acknowledged; in the foreground if the handle is of a foreground job."""
+        if foreground is None:
+            foreground = place(handle)[2]
+        call = self.submit(key, priority=priority, order=order, foreground=foreground)
         self.ack(call, handle)
         return call
 

@@ -93,6 +93,40 @@ def test_a_job_of_the_same_key_does_not_stand_for_a_lost_one(story: Story) -> No
     assert found(story.check()) == {"lost": 1, "coalescing_broken": 1}
 
 
+def test_a_caller_in_the_foreground_is_not_promised_the_background_job_that_it_joined(story: Story) -> None:
+    """That job may not be committed yet, and its own caller was told of nothing."""
+    background, call = story.submit("f/1"), story.submit("f/1", foreground=True)
+    story.ack(call, H1)
+    story.fault("power cut", "all")
+    story.give_up(call)
+    story.give_up(background)
+    assert fine(story)
+
+
+def test_a_caller_in_the_foreground_wants_to_be_told_the_end_of_a_background_job_too(story: Story) -> None:
+    story.promise("f/1", H1)
+    call = story.submit("f/1", foreground=True)
+    story.ack(call, H1)
+    story.work("f/1", H1)
+    assert broken(story, "lost").lost[0].text == "its caller was never told the end"
+    story.result(call)
+    assert fine(story)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_background_submit_that_joined_a_foreground_job_is_a_promise(story: Story, ended: bool) -> None:
+    call = story.submit("f/1", foreground=True)
+    story.ack(call, FOREGROUND)
+    story.promise("f/1", FOREGROUND, foreground=False)
+    story.fault("kill", "all")
+    story.give_up(call)
+    if ended:
+        story.work("f/1", FOREGROUND)
+        assert fine(story)
+    else:
+        assert broken(story, "lost").lost[0].text == "acknowledged, never run"
+
+
 def test_a_submit_of_unknown_end_may_be_run_or_not(story: Story) -> None:
     story.give_up(story.submit("f/1"))
     story.give_up(story.submit("f/2"))
@@ -287,7 +321,8 @@ def test_callers_of_one_key_may_be_told_one_result(story: Story) -> None:
     """Two foreground jobs, or one of background that another call has made."""
     story.promise("f/1", H1)
     story.run("f/1", H1)
-    call, other = story.submit("f/1"), story.submit("f/1")
+    call = story.submit("f/1", foreground=True)
+    other = story.submit("f/1", foreground=True)
     story.history.done("f/1", worker="w1", handle=H1)
     story.history.ack(call, handle=H1)
     story.history.result(call)  # at one instant
@@ -444,7 +479,7 @@ def test_a_caller_that_was_told_of_two_jobs_one_after_the_other_wants_a_fault_be
     story.promise("f/k", "H:a:1.2.1")  # a background job of that key, long over
     story.work("f/k", "H:a:1.2.1", "w1")
     story.wait(100)
-    call = story.submit("f/k")
+    call = story.submit("f/k", foreground=True)
     story.ack(call, "H:a:1.t5.1")
     story.work("f/k", "H:a:1.t5.1", "w1")
     if fault:
@@ -465,13 +500,26 @@ def test_a_caller_that_was_told_only_of_the_second_of_two_jobs_wants_a_fault(
     story.wait(100)
     if fault:
         story.fault("cut", "a", "b")
-    call, repeated = story.submit("f/k"), story.submit("f/k")
+    call = story.submit("f/k", foreground=True)
+    repeated = story.submit("f/k")
     story.work("f/k", "H:a:1.t5.1", "w1")
     story.work("f/k", "H:b:1.t6.1", "w2")
     story.ack(call, "H:b:1.t6.1")
     story.result(call)
     story.ack(repeated, "H:a:1.2.1")  # by a node that remembers it
     assert found(story.check()) == {"duplicated_explained" if fault else "duplicated_unexplained": 1}
+
+
+def test_a_job_that_stands_for_the_one_that_its_caller_was_told_of_is_no_second_one(story: Story) -> None:
+    """Its node passed it on again, when the other was lost before it was run."""
+    story.promise("f/k", "H:a:1.2.1")  # a background job of that key, long over
+    story.work("f/k", "H:a:1.2.1")
+    story.wait(100)
+    call = story.submit("f/k", foreground=True)
+    story.ack(call, "H:a:1.t5.1")
+    story.work("f/k", "H:b:1.t6.1")
+    story.result(call)
+    assert fine(story)
 
 
 def test_who_led_is_known_from_handles_when_nothing_else_tells(story: Story) -> None:
@@ -551,7 +599,7 @@ def test_a_run_that_was_cut_off_may_be_made_up_for_much_later(story: Story) -> N
 
 
 def test_one_submit_that_made_two_jobs_long_before_they_were_run_is_explained(story: Story) -> None:
-    call = story.submit("f/1")
+    call = story.submit("f/1", foreground=True)
     story.heal(story.fault("cut", "client>a"))
     story.ack(call, "H:b:1.tff.1", "b")
     story.wait(100)  # nobody works
@@ -601,7 +649,7 @@ def test_two_submits_may_make_two_jobs_though_one_timed_out(story: Story) -> Non
 def test_a_foreground_job_that_its_client_submitted_again_is_explained_by_the_clients_link(
     story: Story,
 ) -> None:
-    call = story.submit("f/1")
+    call = story.submit("f/1", foreground=True)
     story.ack(call, FOREGROUND, "a")
     story.run("f/1", FOREGROUND, "w1", "a")
     story.fault("reset", "client>a")
@@ -615,7 +663,7 @@ def test_a_foreground_job_whose_road_broke_before_its_caller_was_told_of_it_is_e
     story: Story,
 ) -> None:
     """It had asked another node, which passed it on."""
-    call = story.submit("f/1")
+    call = story.submit("f/1", foreground=True)
     story.work("f/1", FOREGROUND)
     story.fault("freeze", "c")
     story.ack(call, "H:a:1.tff.2", "a")
@@ -627,7 +675,7 @@ def test_a_foreground_job_whose_road_broke_before_its_caller_was_told_of_it_is_e
 def test_a_foreground_job_that_a_node_passed_on_again_runs_under_a_handle_that_nobody_was_told(
     story: Story,
 ) -> None:
-    call = story.submit("f/1")
+    call = story.submit("f/1", foreground=True)
     story.ack(call, FOREGROUND, "a")
     fault = story.fault("reset", "a", "b")
     story.heal(fault)
@@ -639,7 +687,7 @@ def test_a_foreground_job_that_a_node_passed_on_again_runs_under_a_handle_that_n
 def test_a_foreground_job_under_a_handle_that_nobody_was_told_is_unexpected_without_a_fault(
     story: Story,
 ) -> None:
-    call = story.submit("f/1")
+    call = story.submit("f/1", foreground=True)
     story.ack(call, FOREGROUND, "a")
     story.work("f/1", "H:b:1.tff.2")
     story.result(call)

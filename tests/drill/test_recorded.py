@@ -47,6 +47,7 @@ async def test_an_acknowledged_job_is_recorded_with_its_handle_and_node() -> Non
         job = await call
         assert job is not None
         assert told(recorder) == [(Kind.SUBMIT, "f/k"), (Kind.ACK, "H:x:1")]
+        assert not recorder.history.events[0].foreground
         submit, ack = recorder.history.events
         assert (submit.priority, submit.order, submit.call) == ("high", 3, ack.call)
         assert ack.node == f"node of {server.address}"
@@ -125,6 +126,7 @@ async def test_a_foreground_call_whose_node_died_is_acknowledged_again_and_may_f
         assert isinstance(await call, JobFailed)
         kinds = [(Kind.SUBMIT, "f/k"), (Kind.ACK, "H:x:1"), (Kind.ACK, "H:y:1"), (Kind.RESULT, "JobFailed")]
         assert told(recorder) == kinds
+        assert recorder.history.events[0].foreground
 
 
 class Given:

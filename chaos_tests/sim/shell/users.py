@@ -209,7 +209,8 @@ class Client:
         history = self.told.history
         unique, payload = self._next()
         verb = self.dice.choice(FOREGROUND_SUBMITS)
-        call = history.submit(f"{FUNCTION.decode()}/{unique.decode()}", priority=PRIORITIES[verb])
+        key = f"{FUNCTION.decode()}/{unique.decode()}"
+        call = history.submit(key, priority=PRIORITIES[verb], foreground=True)
         self.awaited[call] = None
         connection.send(verb, FUNCTION, unique, payload)
         try:

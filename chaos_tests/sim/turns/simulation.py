@@ -326,6 +326,9 @@ class Simulation:
                 self.check()
                 return
             self.time(0.5)
+            self.account.changed = (
+                True  # a slot that is served again, in its epoch, tells of itself by nothing
+            )
             self.check()
         raise Broken("no rest after healing", self.users.owed())
 
