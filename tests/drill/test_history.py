@@ -25,7 +25,7 @@ def of_every_kind(clock: Clock) -> History:
     clock.now += 0.25
     history.ack(first, handle="H:a:1.2.3", node="a")
     history.refused(history.submit("echo/2"), "QUEUE_ERROR")
-    history.unknown(history.submit("écho/3"), "timed out")
+    history.unknown(history.submit("écho/3", foreground=True), "timed out")
     history.run("echo/1", worker="w1", handle="H:a:1.2.3", node="b")
     history.abandoned(worker="w1", handle="H:a:1.2.3")
     history.failed(worker="w2", handle="H:a:1.2.3")
