@@ -421,6 +421,11 @@ class _Check:
         told = {call.handle for call in calls}
         jobs = sorted((job for job in self._account.jobs_of(key) if job.runs), key=lambda job: job.first_run)
         open_calls = [call for call in calls if call.open and not call.handle]
+        never_run = [
+            call
+            for call in calls
+            if call.foreground and call.handle and not self._account.jobs[call.handle].runs
+        ]
         used = 0
         again: _Again | None = None
         for position, job in enumerate(jobs):
@@ -428,6 +433,10 @@ class _Check:
                 continue
             if used < len(open_calls) and open_calls[used].begun < job.first_run:
                 used += 1
+                continue
+            moved = next((call for call in never_run if call.begun < job.first_run < call.over), None)
+            if moved is not None:  # its node has passed it on again, under another handle
+                never_run.remove(moved)
                 continue
             if has_unique(key) and len(jobs) > 1:
                 others = self._others_of(job, calls)
@@ -447,20 +456,16 @@ class _Check:
                 self._report(self._result.unexpected, job.first_run, job, "run, and no submit made it")
 
     def _others_of(self, job: Job, calls: Sequence[Call]) -> list[Job] | None:
-        """The jobs that the calls which may have made this one were told of in the end; None when none of
-        those was ever run: it stands for one of them."""
+        """The jobs that the calls which may have made this one were told of in the end; None when the call
+        that was told of this one was told of another later, and that one was never run."""
         jobs = self._account.jobs
         if job.call is not None and job.call.handle != job.handle:
             later = jobs[job.call.handle]
             return [later] if later.runs else None
-        under_way = [
-            other
-            for call in calls
-            if call.handle and call.begun < job.first_run < call.over
-            if (other := jobs[call.handle]) is not job
-        ]
-        run = [other for other in under_way if other.runs]
-        return None if under_way and not run else run
+        under_way = (
+            jobs[call.handle] for call in calls if call.handle and call.begun < job.first_run < call.over
+        )
+        return [other for other in under_way if other is not job and other.runs]
 
     def _made_twice(self, job: Job, others: Sequence[Job]) -> None:
         """It and one of the others: the first for which a fault explains it, else the last."""

@@ -672,24 +672,36 @@ def test_a_foreground_job_whose_road_broke_before_its_caller_was_told_of_it_is_e
     assert found(story.check()) == {"duplicated_explained": 1}
 
 
+@pytest.mark.parametrize("key", ["f/1", "f/"])
 def test_a_foreground_job_that_a_node_passed_on_again_runs_under_a_handle_that_nobody_was_told(
-    story: Story,
+    story: Story, key: str
 ) -> None:
-    call = story.submit("f/1", foreground=True)
+    """Not only after a fault: a node that is stopped gives away what waits."""
+    call = story.submit(key, foreground=True)
     story.ack(call, FOREGROUND, "a")
-    fault = story.fault("reset", "a", "b")
-    story.heal(fault)
-    story.work("f/1", "H:b:1.tff.2")
+    story.work(key, "H:b:1.tff.2")
     story.result(call)
     assert fine(story)
 
 
-def test_a_foreground_job_under_a_handle_that_nobody_was_told_is_unexpected_without_a_fault(
-    story: Story,
+@pytest.mark.parametrize(("key", "kind"), [("f/1", "duplicated_unexplained"), ("f/", "unexpected")])
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_foreground_job_that_was_run_is_not_passed_on_again_without_a_fault(
+    story: Story, key: str, kind: str, told_first: bool
 ) -> None:
-    call = story.submit("f/1", foreground=True)
+    call = story.submit(key, foreground=True)
     story.ack(call, FOREGROUND, "a")
-    story.work("f/1", "H:b:1.tff.2")
+    for handle in sorted([FOREGROUND, "H:b:1.tff.2"], reverse=not told_first):
+        story.work(key, handle)
+    story.result(call)
+    broken(story, kind)
+
+
+def test_one_foreground_call_stands_for_one_job_that_nobody_was_told_of(story: Story) -> None:
+    call = story.submit("f/", foreground=True)
+    story.ack(call, FOREGROUND, "a")
+    story.work("f/", "H:b:1.tff.2")
+    story.work("f/", "H:c:1.tff.3")
     story.result(call)
     broken(story, "unexpected")
 
