@@ -70,7 +70,7 @@ def test_a_node_dies_while_it_joins(start_chaos_fleet: StartChaosFleet) -> None:
     with fleet.under_load() as load:
         load.flow(200)
         fleet.join("d")
-        fleet.kill_while("d", lambda: is_learning("d") and not fleet.has_copies("d"))
+        fleet.kill_while("d", lambda: is_learning("d"))
         load.run_for(2)
         fleet.restart("d")
         fleet.kill_while("a", lambda: ("a", "d") in fleet.copies_under_way())
