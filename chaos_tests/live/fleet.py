@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from chaos_tests.live.faults import FaultyFleet
+from chaos_tests.live.leaders import LeaderWatch
 from chaos_tests.live.workload import Shape, Workload
 from cluster.drill.checker import Verdict, check
 from cluster.drill.report import summary, write_html
@@ -53,15 +54,17 @@ class ChaosFleet(FaultyFleet):
         verdict = Verdict(problems=["the scenario did not come to its end"])
         try:
             name = f"run{next(_runs)}"
-            with Workload(self, history, name, shape, directory=self.directory / name) as load:
-                self.note_leaders()
+            with (
+                LeaderWatch(self.etcd, self.fleet, history) as leaders,
+                Workload(self, history, name, shape, directory=self.directory / name) as load,
+            ):
                 yield load
                 self.heal()
                 self.wait_until_in_sync(2 * FLEET_SECONDS)
                 load.flow_of_each()
-                self.note_leaders()
                 load.stop()
                 self.drain_queues(load)
+                leaders.catch_up()
             load.problems += self.unseen_faults()
             self.history = load.whole_history()
             verdict = check(self.history, drained=True)
@@ -82,11 +85,6 @@ class ChaosFleet(FaultyFleet):
             self.history.save(self._reports / "history.jsonl")
         for name, node in self.all_nodes.items():
             (self._reports / f"{name}.log").write_text("\n".join(node.log_lines) + "\n")
-
-    def note_leaders(self) -> None:
-        """Who leads which slot now, into the history."""
-        for slot in self.status(slots=True).slots:
-            self.history.leads(slot.primary, slot.slot, slot.epoch)
 
     def busiest(self) -> str:
         """The node that leads most slots."""

@@ -1,0 +1,116 @@
+"""Who led which slot, and since when: every map that etcd has had, into the history.
+
+The map is read past the proxies, and from the change after the last one that was seen: a node that led for a
+moment only, and made no job, explains what was lost with it all the same.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from http.client import HTTPConnection, HTTPException
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Final
+
+from cluster.drill.history import History
+from cluster.placement import decode_map
+from tests.support.etcd import Etcd, EtcdMember
+
+QUIET_SECONDS: Final = 1.0  # after so long without a change, or an answer, the next member is asked
+MAP_SECONDS: Final = 30.0  # within which the last map is seen
+
+
+class LeaderWatch:
+    """Notes leaders from its start to its end. Etcd's members may die, stand still and forget meanwhile."""
+
+    def __init__(self, etcd: Etcd, fleet: str, history: History) -> None:
+        self._etcd = etcd
+        self._key = b64encode(f"/gearfleet/{fleet}/map".encode()).decode()
+        self._history = history
+        self._epochs: dict[int, int] = {}  # slot -> the newest that is noted
+        self._next = 0  # revision from which on nothing was seen
+        self._seen = 0  # modification that was seen last
+        self._stopped = Event()
+        self._changed = Event()
+        self._failure: Exception | None = None
+        self._thread = Thread(target=self._run, name="leaders", daemon=True)
+
+    def __enter__(self) -> LeaderWatch:
+        self._thread.start()
+        self.catch_up()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def catch_up(self) -> None:
+        """Wait until the map of this moment is noted. Raises AssertionError."""
+        wanted = int(self._range(None)["mod_revision"])
+        left = int(MAP_SECONDS / 0.1)
+        while self._seen < wanted and self._failure is None and left:
+            self._changed.wait(0.1)
+            self._changed.clear()
+            left -= 1
+        assert self._failure is None, repr(self._failure)
+        assert self._seen >= wanted, f"the map of revision {wanted} was not seen, but {self._seen}"
+
+    # ---- in its thread
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stopped.is_set():
+            members = [member for member in self._etcd.members if member.running]
+            number += 1
+            try:
+                if members:
+                    self._follow(members[number % len(members)])
+            except (OSError, HTTPException):
+                pass  # it is gone, or nothing has changed for a while
+            except Exception as error:  # told by `catch_up`
+                self._failure = error
+                return
+            self._stopped.wait(0.01)
+
+    def _follow(self, member: EtcdMember) -> None:
+        if not self._next:
+            self._note(self._range(member))
+        connection = HTTPConnection(member.host, member.port, timeout=QUIET_SECONDS)
+        try:
+            request = {"create_request": {"key": self._key, "start_revision": str(self._next)}}
+            connection.request("POST", "/v3/watch", json.dumps(request))
+            reply = connection.getresponse()
+            while not self._stopped.is_set() and (line := reply.readline()):
+                said = json.loads(line).get("result")
+                if said is None or said.get("canceled"):
+                    self._next = 0  # etcd has forgotten how it stood then
+                    return
+                for event in said.get("events", ()):
+                    if event.get("type", "PUT") == "PUT":
+                        self._note(event["kv"])
+        finally:
+            connection.close()
+
+    def _range(self, member: EtcdMember | None) -> dict[str, Any]:
+        """The map's key: at a member, or (in another thread) at any."""
+        if member is None:
+            reply = self._etcd.call("kv/range", {"key": self._key})
+        else:
+            reply = json.loads(member.request("POST", "/v3/kv/range", json.dumps({"key": self._key})))
+        found: list[dict[str, Any]] = reply.get("kvs", [])
+        if not found:
+            raise OSError(f"no map: {reply}")
+        return found[0]
+
+    def _note(self, found: dict[str, Any]) -> None:
+        revision = int(found["mod_revision"])
+        fleet_map = decode_map(b64decode(found["value"]), revision)
+        for slot, row in enumerate(fleet_map.slots):
+            if row.primary and row.epoch > self._epochs.get(slot, -1):
+                self._epochs[slot] = row.epoch
+                self._history.leads(row.primary, slot, row.epoch)
+        self._next, self._seen = revision + 1, revision
+        self._changed.set()
