@@ -46,6 +46,7 @@ class FaultyFleet(WiredFleet):
         self._gone: dict[str, int] = {}  # nodes killed or frozen: the fault's number
         self._shown: set[int] = set()  # faults that somebody has seen
         self._to_show: dict[int, Action] = {}  # those of which that is seen only afterwards
+        self._torn: dict[str, tuple[Path, int]] = {}  # nodes whose journal was torn: its end, and its bytes then
         super().__init__(*arguments, **options)
 
     # ---- the books
@@ -341,9 +342,12 @@ class FaultyFleet(WiredFleet):
 
     def tear_journal(self, name: str, cut_bytes: int = 0) -> None:
         """The journal of a killed node ends in the middle of a record: of one more that had been begun, or of
-        one of its own, when so many bytes of its end are lost. Its next start says so."""
+        one of its own, when so many bytes of its end are lost. Its next start says so. A node that was killed
+        again before it had mended that keeps the end that it has: two of them would be another damage."""
         segment = self._last_segment(name)
         data = segment.read_bytes()
+        if self._torn.get(name) == (segment, len(data)):
+            return
         if cut_bytes:
             last = data.rindex(FRAME_MAGIC, 0, len(data) - cut_bytes)
             data = data[: max(last + _LEAST_RECORD_BYTES, len(data) - cut_bytes - 1)]
@@ -357,6 +361,7 @@ class FaultyFleet(WiredFleet):
 
         with self._damage("torn journal", name, f"{cut_bytes} bytes of {segment.name}", torn):
             segment.write_bytes(data)
+        self._torn[name] = (segment, len(data))
 
     def flip_bit(self, name: str) -> None:
         """A bit in the middle of the journal of a killed node is another. Its next start says so, under a new
