@@ -46,7 +46,7 @@ class FaultyFleet(WiredFleet):
         self._gone: dict[str, int] = {}  # nodes killed or frozen: the fault's number
         self._shown: set[int] = set()  # faults that somebody has seen
         self._to_show: dict[int, Action] = {}  # those of which that is seen only afterwards
-        self._torn: dict[str, tuple[Path, int]] = {}  # nodes whose journal was torn: its end, and its bytes then
+        self._torn: dict[str, tuple[Path, int]] = {}  # journals that were torn: the end, its bytes
         super().__init__(*arguments, **options)
 
     # ---- the books
