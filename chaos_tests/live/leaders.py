@@ -68,8 +68,8 @@ class LeaderWatch:
             try:
                 if members:
                     self._follow(members[number % len(members)])
-            except (OSError, HTTPException):
-                pass  # it is gone, or nothing has changed for a while
+            except (OSError, HTTPException, json.JSONDecodeError):
+                pass  # it is gone, perhaps in the middle of a line; or nothing has changed for a while
             except Exception as error:  # told by `catch_up`
                 self._failure = error
                 return
