@@ -13,9 +13,11 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Final
 
+from chaos_tests.live.proofs import map_key
 from cluster.drill.history import History
 from cluster.placement import decode_map
 from tests.support.etcd import Etcd, EtcdMember
+from tests.support.waiting import eventually
 
 QUIET_SECONDS: Final = 1.0  # after so long without a change, or an answer, the next member is asked
 MAP_SECONDS: Final = 30.0  # within which the last map is seen
@@ -26,13 +28,12 @@ class LeaderWatch:
 
     def __init__(self, etcd: Etcd, fleet: str, history: History) -> None:
         self._etcd = etcd
-        self._key = b64encode(f"/gearfleet/{fleet}/map".encode()).decode()
+        self._map = map_key(fleet)
+        self._key = b64encode(self._map.encode()).decode()
         self._history = history
         self._epochs: dict[int, int] = {}  # slot -> the newest that is noted
-        self._next = 0  # revision from which on nothing was seen
-        self._seen = 0  # modification that was seen last
+        self._seen = 0  # revision of the last map; 0: none yet, or etcd has forgotten what came after
         self._stopped = Event()
-        self._changed = Event()
         self._failure: Exception | None = None
         self._thread = Thread(target=self._run, name="leaders", daemon=True)
 
@@ -49,14 +50,9 @@ class LeaderWatch:
 
     def catch_up(self) -> None:
         """Wait until the map of this moment is noted. Raises AssertionError."""
-        wanted = int(self._range(None)["mod_revision"])
-        left = int(MAP_SECONDS / 0.1)
-        while self._seen < wanted and self._failure is None and left:
-            self._changed.wait(0.1)
-            self._changed.clear()
-            left -= 1
+        wanted = self._etcd.modified(self._map)
+        eventually(lambda: self._failure is not None or self._seen >= wanted, timeout_seconds=MAP_SECONDS)
         assert self._failure is None, repr(self._failure)
-        assert self._seen >= wanted, f"the map of revision {wanted} was not seen, but {self._seen}"
 
     # ---- in its thread
 
@@ -76,17 +72,20 @@ class LeaderWatch:
             self._stopped.wait(0.01)
 
     def _follow(self, member: EtcdMember) -> None:
-        if not self._next:
-            self._note(self._range(member))
+        if not self._seen:
+            reply = json.loads(member.request("POST", "/v3/kv/range", json.dumps({"key": self._key})))
+            if not reply.get("kvs"):
+                raise OSError(f"no map: {reply}")
+            self._note(reply["kvs"][0])
         connection = HTTPConnection(member.host, member.port, timeout=QUIET_SECONDS)
         try:
-            request = {"create_request": {"key": self._key, "start_revision": str(self._next)}}
+            request = {"create_request": {"key": self._key, "start_revision": str(self._seen + 1)}}
             connection.request("POST", "/v3/watch", json.dumps(request))
             reply = connection.getresponse()
             while not self._stopped.is_set() and (line := reply.readline()):
                 said = json.loads(line).get("result")
                 if said is None or said.get("canceled"):
-                    self._next = 0  # etcd has forgotten how it stood then
+                    self._seen = 0  # etcd has forgotten how it stood then
                     return
                 for event in said.get("events", ()):
                     if event.get("type", "PUT") == "PUT":
@@ -94,23 +93,10 @@ class LeaderWatch:
         finally:
             connection.close()
 
-    def _range(self, member: EtcdMember | None) -> dict[str, Any]:
-        """The map's key: at a member, or (in another thread) at any."""
-        if member is None:
-            reply = self._etcd.call("kv/range", {"key": self._key})
-        else:
-            reply = json.loads(member.request("POST", "/v3/kv/range", json.dumps({"key": self._key})))
-        found: list[dict[str, Any]] = reply.get("kvs", [])
-        if not found:
-            raise OSError(f"no map: {reply}")
-        return found[0]
-
     def _note(self, found: dict[str, Any]) -> None:
         revision = int(found["mod_revision"])
-        fleet_map = decode_map(b64decode(found["value"]), revision)
-        for slot, row in enumerate(fleet_map.slots):
+        for slot, row in enumerate(decode_map(b64decode(found["value"]), revision).slots):
             if row.primary and row.epoch > self._epochs.get(slot, -1):
                 self._epochs[slot] = row.epoch
                 self._history.leads(row.primary, slot, row.epoch)
-        self._next, self._seen = revision + 1, revision
-        self._changed.set()
+        self._seen = revision

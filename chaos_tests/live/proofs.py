@@ -193,9 +193,14 @@ def said(node: FleetNode, since_line: int, event: str) -> list[dict[str, Any]]:
 # ---- etcd
 
 
+def map_key(fleet: str) -> str:
+    """Where etcd has a fleet's map."""
+    return f"/gearfleet/{fleet}/map"
+
+
 def fleet_map(etcd: Etcd, fleet: str) -> FleetMap:
     """The map as it is in etcd now."""
-    key = f"/gearfleet/{fleet}/map"
+    key = map_key(fleet)
     found = etcd.call("kv/range", {"key": b64encode(key.encode()).decode()}).get("kvs", [])
     assert found, "there is no map"
     return decode_map(b64decode(found[0]["value"]), int(found[0]["mod_revision"]), key=key)

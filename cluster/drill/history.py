@@ -70,9 +70,7 @@ class Event:
     epoch: int = 0
     priority: str = ""  # of SUBMIT: high, normal or low
     order: int = 0  # of SUBMIT: sequence within a submitter that waits for each answer; 0: does not matter
-    foreground: bool = (
-        False  # of SUBMIT: its caller waits for the end, and an ACK promises it no more than that
-    )
+    foreground: bool = False  # of SUBMIT: its caller waits for the end, and is promised no more than that
     fault: int = 0  # number, of FAULT and HEALED
     touches: tuple[str, ...] = ()  # of FAULT: nodes "a", workers "w1", links "a>b", "client>a", "etcd", "all"
     text: str = ""  # of FAULT: its name, and a note after a colon

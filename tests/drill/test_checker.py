@@ -472,13 +472,18 @@ def test_a_fault_elsewhere_explains_nothing(story: Story, touched: str) -> None:
     assert twice(story, touched) == {"duplicated_unexplained": 1}
 
 
+def long_over(story: Story) -> None:
+    """A background job of the key f/k, and nothing for long after it."""
+    story.promise("f/k", "H:a:1.2.1")
+    story.work("f/k", "H:a:1.2.1")
+    story.wait(100)
+
+
 @pytest.mark.parametrize("fault", [True, False])
 def test_a_caller_that_was_told_of_two_jobs_one_after_the_other_wants_a_fault_between(
     story: Story, fault: bool
 ) -> None:
-    story.promise("f/k", "H:a:1.2.1")  # a background job of that key, long over
-    story.work("f/k", "H:a:1.2.1", "w1")
-    story.wait(100)
+    long_over(story)
     call = story.submit("f/k", foreground=True)
     story.ack(call, "H:a:1.t5.1")
     story.work("f/k", "H:a:1.t5.1", "w1")
@@ -495,9 +500,7 @@ def test_a_caller_that_was_told_of_two_jobs_one_after_the_other_wants_a_fault_be
 def test_a_caller_that_was_told_only_of_the_second_of_two_jobs_wants_a_fault(
     story: Story, fault: bool
 ) -> None:
-    story.promise("f/k", "H:a:1.2.1")  # a background job of that key, long over
-    story.work("f/k", "H:a:1.2.1", "w1")
-    story.wait(100)
+    long_over(story)
     if fault:
         story.fault("cut", "a", "b")
     call = story.submit("f/k", foreground=True)
@@ -512,9 +515,7 @@ def test_a_caller_that_was_told_only_of_the_second_of_two_jobs_wants_a_fault(
 
 def test_a_job_that_stands_for_the_one_that_its_caller_was_told_of_is_no_second_one(story: Story) -> None:
     """Its node passed it on again, when the other was lost before it was run."""
-    story.promise("f/k", "H:a:1.2.1")  # a background job of that key, long over
-    story.work("f/k", "H:a:1.2.1")
-    story.wait(100)
+    long_over(story)
     call = story.submit("f/k", foreground=True)
     story.ack(call, "H:a:1.t5.1")
     story.work("f/k", "H:b:1.t6.1")

@@ -269,6 +269,10 @@ class Etcd:
         """The lease that a key hangs on; 0 for none, or no key."""
         return int((self._kv(key) or {}).get("lease", 0))
 
+    def modified(self, key: str) -> int:
+        """The revision at which a key was written last; 0 for no key."""
+        return int((self._kv(key) or {}).get("mod_revision", 0))
+
     def _kv(self, key: str) -> dict[str, Any] | None:
         found = self.call("kv/range", {"key": _text(key.encode())}).get("kvs", [])
         return found[0] if found else None

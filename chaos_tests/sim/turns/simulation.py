@@ -326,9 +326,7 @@ class Simulation:
                 self.check()
                 return
             self.time(0.5)
-            self.account.changed = (
-                True  # a slot that is served again, in its epoch, tells of itself by nothing
-            )
+            self.account.changed = True  # a slot may be served again in its epoch, and nothing else tells
             self.check()
         raise Broken("no rest after healing", self.users.owed())
 
