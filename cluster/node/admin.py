@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import HIGH, LOW, NORMAL, PRIORITIES, QueueLimits
-from cluster.node.connection import Cancelled
+from cluster.node.cancelled import Cancelled
 from cluster.node.context import Context, Stop
 from cluster.node.forward import CANCEL, CANCEL_RES
 from cluster.replication import entries

@@ -9,17 +9,6 @@ if TYPE_CHECKING:
     from cluster.jobs import Job, Worker
 
 
-class Cancelled(bytes):
-    """The answer to a cancel. As long as it waits for its group, this job is not surely over."""
-
-    handle: bytes
-
-    def __new__(cls, answer: bytes, handle: bytes) -> Cancelled:
-        self = super().__new__(cls, answer)
-        self.handle = handle
-        return self
-
-
 class Held:
     """Answers of one turn that cannot leave yet."""
 

@@ -25,7 +25,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cluster.jobs import FINISHED, PENDING, QUEUED, RECLAIM, Job, QueueLimits
-from cluster.node.connection import Cancelled, Connection, Held
+from cluster.node.cancelled import Cancelled
+from cluster.node.connection import Connection, Held
 from cluster.node.context import Context, job_record, slot_of_handle
 from cluster.node.forward import (
     ASK_AGAIN,

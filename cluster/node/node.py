@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 
 from cluster.jobs import FOREGROUND, PENDING, QUEUED, SCHEDULED
 from cluster.node.admin import AdminVerbs
+from cluster.node.cancelled import Cancelled
 from cluster.node.client import ClientVerbs
-from cluster.node.connection import Cancelled, Connection, Held
+from cluster.node.connection import Connection, Held
 from cluster.node.context import Context, NodeSettings, Stop
 from cluster.node.fleet import Fleet, FleetSettings
 from cluster.node.forward import CANCEL, CANCEL_RES, DETACH, RELEASE, REMEMBERED_SUBMIT
