@@ -1,7 +1,6 @@
 """AsyncHAWorker: tasks that are coroutines, all in one event loop."""
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import iscoroutinefunction
@@ -12,14 +11,13 @@ from client_ha.addresses import AddressRemap, Server
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
+from client_ha.log import logger
 from client_ha.tasks import completed, raised
 from client_ha.timing import Timing
 from client_ha.worker import DRAIN_SECONDS, TIMEOUT_GRACE_SECONDS, BaseWorker
 from client_ha.worker_engine import Run
 from cluster.wire import request
 from cluster.wire.packets import WORK_FAIL
-
-logger = logging.getLogger("client_ha")
 
 AsyncTaskFunction = Callable[[JobContext], Awaitable[bytes | str | None]]
 AnyAsyncTaskFunction = TypeVar("AnyAsyncTaskFunction", bound=AsyncTaskFunction)
@@ -98,10 +96,10 @@ class AsyncHAWorker(BaseWorker):
                     packet = request(WORK_FAIL, run.handle)
                 else:
                     packet = raised(run.handle, run.task.name, error)
-            except asyncio.CancelledError:
-                # The worker ends at once: the job is the server's again when the connection closes.
-                raise
-            except Exception as error:
+            except BaseException as error:
+                if _ends_the_worker(error):
+                    # The job is the server's again when the connection closes.
+                    raise
                 packet = raised(run.handle, run.task.name, error)
             engine.finish(run, packet)
 
@@ -157,3 +155,12 @@ class AsyncHAWorker(BaseWorker):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+def _ends_the_worker(error: BaseException) -> bool:
+    """Whether it came from outside. A task that awaits something cancelled raises the same CancelledError."""
+    kind = type(error)  # not isinstance: that asks `__class__`, which is the task's own code
+    if issubclass(kind, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return issubclass(kind, KeyboardInterrupt | GeneratorExit)

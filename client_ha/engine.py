@@ -17,7 +17,6 @@ All of it runs in one event loop, without a task or a future per job.
 """
 
 import asyncio
-import logging
 import random
 import ssl
 import uuid
@@ -55,6 +54,7 @@ from client_ha.flight import (
 )
 from client_ha.job import BaseJob, JobStatus
 from client_ha.link import Link
+from client_ha.log import logger
 from client_ha.roster import Roster, RosterPeer
 from client_ha.routing import Router, SlotRouter
 from client_ha.timing import JOBS_UNDER_WAY_MAX, RESUBMITS_MAX, Timing, backoff_seconds
@@ -75,8 +75,6 @@ from cluster.wire.packets import (
     WORK_STATUS,
     WORK_WARNING,
 )
-
-logger = logging.getLogger("client_ha")
 
 _OPTION_EXCEPTIONS: Final = b"exceptions"
 # Refusals that another server, or a later try, may not repeat.

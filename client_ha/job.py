@@ -1,7 +1,6 @@
 """A job as the one who submitted it sees it: handle, progress, result."""
 
 import asyncio
-import logging
 import queue
 import threading
 from collections.abc import Callable, Generator
@@ -15,8 +14,7 @@ from client_ha.errors import (
     NoServerAvailable,
     WrongThread,
 )
-
-logger = logging.getLogger("client_ha")
+from client_ha.log import logger, reraise_interrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +183,9 @@ def run_callback(callback: Callable[..., object], job: BaseJob, *arguments: obje
     """Call a user's function; what it raises is logged, the job goes on."""
     try:
         callback(job, *arguments)
-    except Exception:
+    except BaseException as error:
+        # Also SystemExit: callbacks have one thread, and all who wait for a job wait for that.
+        reraise_interrupt(error)
         logger.exception("a callback of %r raised; the job is not affected", job)
 
 

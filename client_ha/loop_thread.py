@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+from client_ha.log import logger
+
 Result = TypeVar("Result")
 
 # What a forked child inherited and must neither use nor free: see `let_go`.
@@ -45,7 +47,11 @@ class Outbox:
         calls = self._calls
         while calls:
             function, arguments = calls.popleft()
-            function(*arguments)
+            try:
+                function(*arguments)
+            except Exception:
+                # What was posted after it must not wait for the next post, which may never come.
+                logger.exception("%s raised; what was posted after it goes on", function)
 
 
 class LoopThread:

@@ -1,7 +1,6 @@
 """Worker processes: forked, watched, replaced when they die, drained together."""
 
 import contextlib
-import logging
 import os
 import select
 import signal
@@ -13,9 +12,8 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
+from client_ha.log import logger
 from client_ha.timing import Timing, backoff_seconds
-
-logger = logging.getLogger("client_ha")
 
 HEALTHY_SECONDS: Final = 5.0  # a child that lived so long is replaced at once; others after a pause
 KILL_GRACE_SECONDS: Final = 5.0  # a child that has not drained this long after its own limit is killed

@@ -17,7 +17,6 @@ port). It says its own name with the map, so one connection per node is enough:
 """
 
 import asyncio
-import logging
 import random
 import ssl
 from collections import deque
@@ -28,12 +27,11 @@ from client_ha.addresses import AddressRemap, Server, remap_server
 from client_ha.connection import Connection
 from client_ha.discovery import DISCOVERY_SECONDS, Discovery
 from client_ha.link import Link, LinkOwner
+from client_ha.log import logger
 from client_ha.slot_map import BadMap, SlotMap, parse_map
 from client_ha.timing import Timing, backoff_seconds
 from cluster.wire import request
 from cluster.wire.packets import GET_MAP, INVALID_COMMAND, OPTION_GEARFLEET, OPTION_REQ, UNKNOWN_OPTION
-
-logger = logging.getLogger("client_ha")
 
 _GET_MAP: Final = request(GET_MAP)
 

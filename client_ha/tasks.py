@@ -1,19 +1,19 @@
 """The tasks of a worker: names, handlers, time limits; and what a handler's end means on the wire."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from client_ha.errors import InvalidArgument, JobFailed, Retry
 from client_ha.flight import function_bytes
+from client_ha.log import error_text, logger
 from cluster.wire import request
 from cluster.wire.packets import CAN_DO, CAN_DO_TIMEOUT, WORK_COMPLETE, WORK_EXCEPTION, WORK_FAIL
 
-logger = logging.getLogger("client_ha")
-
 TIMEOUT_SECONDS_MIN: Final = 1.0  # gearmand takes nothing shorter
 TIMEOUT_SECONDS_MAX: Final = 2_000_000.0  # its milliseconds must fit in 31 bits
+# A text beyond what servers take would end the connection, and the job would come again and again.
+EXCEPTION_TEXT_BYTES_MAX: Final = 64 * 1024
 
 Handler = TypeVar("Handler", bound=Callable[..., object])
 
@@ -60,15 +60,20 @@ def completed(handle: bytes, output: object) -> bytes:
 
 
 def raised(handle: bytes, function: bytes, error: BaseException) -> bytes | None:
-    """The packet for what a handler raised; None means: give the job back."""
-    if isinstance(error, Retry):
-        logger.info("%s %s is given back to its server: %s", function.decode(), handle.decode(), error)
+    """The packet for what a handler raised; None means: give the job back. It raises nothing itself.
+
+    The exception is somebody else's code: its text, its class's name and even `__class__` may raise.
+    """
+    name, job = function.decode("utf-8", "replace"), handle.decode("utf-8", "replace")
+    kind = type(error)
+    if issubclass(kind, Retry):
+        logger.info("%s %s is given back to its server: %s", name, job, error_text(error))
         return None
-    if isinstance(error, JobFailed):
-        logger.info("%s %s failed: %s", function.decode(), handle.decode(), error)
+    if issubclass(kind, JobFailed):
+        logger.info("%s %s failed: %s", name, job, error_text(error))
         return request(WORK_FAIL, handle)
-    logger.error("%s %s raised", function.decode(), handle.decode(), exc_info=error)
+    logger.error("%s %s raised", name, job, exc_info=error)
     # Only this one packet: servers end the job with it, and a WORK_FAIL after it would name a job that is
     # gone. Clients that did not ask for exceptions get WORK_FAIL from the server.
-    text = f"{type(error).__name__}: {error}"
-    return request(WORK_EXCEPTION, handle, text.encode("utf-8", "replace"))
+    text = error_text(error).encode("utf-8", "replace")
+    return request(WORK_EXCEPTION, handle, text[:EXCEPTION_TEXT_BYTES_MAX])

@@ -277,7 +277,7 @@ class StubClient(_Stub[Job]):
         for _ in range(RETRIES_MAX):
             try:
                 packet: bytes | None = completed(handle.encode(), handler(context))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 packet = raised(handle.encode(), name, error)
             if packet is not None:
                 self._ended(job, handle, packet)
@@ -428,7 +428,7 @@ class StubAsyncClient(_Stub[AsyncJob]):
                 if asyncio.iscoroutine(output):
                     output = await output
                 packet: bytes | None = completed(handle.encode(), output)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 packet = raised(handle.encode(), name, error)
             if packet is not None:
                 self._ended(job, handle, packet)

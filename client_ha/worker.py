@@ -1,7 +1,6 @@
 """HAWorker: tasks in threads, or in processes, for jobs from every server of a fleet."""
 
 import asyncio
-import logging
 import queue
 import signal
 import ssl
@@ -16,14 +15,13 @@ from client_ha.addresses import AddressRemap, Server
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
+from client_ha.log import logger
 from client_ha.loop_thread import Outbox
 from client_ha.prefork import Prefork
 from client_ha.tasks import Task, completed, make_task, raised
 from client_ha.timing import Timing
 from client_ha.worker_engine import Run, WorkerEngine, WorkerStats
 from cluster.wire.packets import CLIENT_ID_BYTES_MAX
-
-logger = logging.getLogger("client_ha")
 
 DRAIN_SECONDS: Final = 30.0
 TIMEOUT_GRACE_SECONDS: Final = 1.0  # the server's clock decides first; the worker's own is this much later

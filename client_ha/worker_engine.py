@@ -28,7 +28,6 @@ When the result comes first, it is sent there, and to who grants the claim that 
 """
 
 import asyncio
-import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +39,7 @@ from client_ha.connection import Connection
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery
 from client_ha.link import Link
+from client_ha.log import logger
 from client_ha.roster import Roster, RosterPeer
 from client_ha.slot_map import place_of_handle
 from client_ha.tasks import Task
@@ -74,8 +74,6 @@ from cluster.wire.packets import (
     SET_CLIENT_ID,
     WORK_FAIL,
 )
-
-logger = logging.getLogger("client_ha")
 
 _GRAB: Final = request(GRAB_JOB_UNIQ)
 _SLEEP: Final = request(PRE_SLEEP)

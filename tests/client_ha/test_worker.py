@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from client_ha import AsyncHAWorker, HAWorker, JobContext, JobFailed, NoServerAvailable, Retry, Timing
+from client_ha.tasks import EXCEPTION_TEXT_BYTES_MAX
 from cluster.wire.packets import (
     CANT_DO,
     ERROR,
@@ -394,6 +396,134 @@ def test_what_a_task_s_end_means_on_the_wire(
 
 def _raise(error: BaseException) -> bytes:
     raise error
+
+
+class Unspeakable(BaseException):
+    """An exception of which nothing can be shown."""
+
+    def __str__(self) -> str:
+        raise self
+
+    __repr__ = __str__
+
+
+class HiddenName(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise ValueError("no name")
+
+
+class Nameless(Exception, metaclass=HiddenName):
+    @property
+    def __class__(self) -> type:
+        raise ValueError("no class")
+
+    @__class__.setter
+    def __class__(self, _: type) -> None:
+        raise ValueError("no class")
+
+
+class Unreadable(JobFailed):
+    __str__ = Unspeakable.__str__
+
+
+class Unencodable:
+    """A result that pretends to be text."""
+
+    @property
+    def __class__(self) -> type:
+        raise Unspeakable
+
+    @__class__.setter
+    def __class__(self, _: type) -> None:
+        raise Unspeakable
+
+
+@pytest.fixture
+def broken_log() -> Iterator[None]:
+    """A program whose own handling of log lines raises."""
+
+    def refuse(_: logging.LogRecord) -> bool:
+        raise Unspeakable
+
+    logger = logging.getLogger("client_ha")
+    logger.addFilter(refuse)
+    yield
+    logger.removeFilter(refuse)
+
+
+LONG_TEXT = b"ValueError: " + b"x" * (EXCEPTION_TEXT_BYTES_MAX - 12)
+BAD_ENDS = pytest.mark.parametrize(
+    ("behaviour", "packet", "arguments"),
+    [
+        (lambda: _raise(Unspeakable()), WORK_EXCEPTION, [b"H:1", b"Unspeakable"]),
+        (lambda: _raise(Nameless()), WORK_EXCEPTION, [b"H:1", b"Nameless"]),
+        (lambda: _raise(Unreadable()), WORK_FAIL, [b"H:1"]),
+        (lambda: _raise(asyncio.CancelledError()), WORK_EXCEPTION, [b"H:1", b"CancelledError"]),
+        (lambda: _raise(SystemExit(3)), WORK_EXCEPTION, [b"H:1", b"SystemExit: 3"]),
+        (
+            lambda: _raise(ValueError("x" * 100_000)),
+            WORK_EXCEPTION,
+            [b"H:1", LONG_TEXT],
+        ),
+        (lambda: "\ud800", WORK_EXCEPTION, None),
+        (lambda: Unencodable(), WORK_EXCEPTION, [b"H:1", b"Unspeakable"]),
+    ],
+)
+
+
+@BAD_ENDS
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_job_ends_and_its_slot_is_free_whatever_its_task_does(
+    behaviour: Callable[[], bytes],
+    packet: int,
+    arguments: list[bytes] | None,
+    asynchronous: bool,
+    patient: Timing,
+    broken_log: None,
+) -> None:
+    async def served(worker_address: FakeServer) -> None:
+        connection, _ = await worker_address.expect(GRAB_JOB_UNIQ)
+        assign(connection)
+        heard = (await worker_address.expect(packet))[1]
+        assert arguments is None or heard == arguments
+        connection, _ = await worker_address.expect(GRAB_JOB_UNIQ)
+        connection.send(NO_JOB)
+
+    async def in_coroutine(job: JobContext) -> bytes:
+        return behaviour()
+
+    async def scenario() -> None:
+        async with FakeServer() as one:
+            if asynchronous:
+                worker = AsyncHAWorker(one.address, timing=patient)
+                worker.task("f")(in_coroutine)
+                async with worker:
+                    await served(one)
+            else:
+                threads = HAWorker(one.address, timing=patient)
+                threads.task("f")(lambda job: behaviour())
+                threads.start()
+                await served(one)
+                await asyncio.to_thread(threads.stop)
+
+    asyncio.run(asyncio.wait_for(scenario(), 15))
+
+
+def test_a_function_whose_name_is_no_text_may_raise(patient: Timing) -> None:
+    async def scenario() -> None:
+        async with FakeServer() as one:
+            worker = HAWorker(one.address, timing=patient)
+            worker.task(b"\xff")(lambda job: _raise(ValueError("no")))
+            worker.start()
+            connection, _ = await one.expect(GRAB_JOB_UNIQ)
+            connection.send(JOB_ASSIGN_UNIQ, b"H:1", b"\xff", b"u", b"p")
+            assert (await one.expect(WORK_EXCEPTION))[1] == [b"H:1", b"ValueError: no"]
+            connection, _ = await one.expect(GRAB_JOB_UNIQ)
+            connection.send(NO_JOB)
+            await asyncio.to_thread(worker.stop)
+
+    asyncio.run(asyncio.wait_for(scenario(), 15))
 
 
 def test_tasks_run_in_threads_and_report_from_any_of_them(patient: Timing) -> None:

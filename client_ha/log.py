@@ -1,0 +1,56 @@
+"""The library's log. A line that cannot be written must never end what it tells of.
+
+A program's own filter or handler may raise, and so may what is to be shown: an exception whose text cannot be
+made, an argument whose repr cannot. Whoever logs in this library is often just handling an error.
+"""
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """A logger that raises nothing; what it could not write it says on standard error, as logging does."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        # One frame more between the caller, whose place is shown, and logging.
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        try:
+            super().log(level, msg, *args, **kwargs)
+        except BaseException as fault:
+            reraise_interrupt(fault)
+            with contextlib.suppress(BaseException):
+                name = type_name(fault)
+                print(f"client_ha: a line of the log was not written ({name}): {msg}", file=sys.stderr)
+
+
+logger: Final = Log(logging.getLogger("client_ha"))
+
+
+def type_name(error: BaseException) -> str:
+    """The class's name, also where a metaclass hides it."""
+    return _made(lambda: str(type.__dict__["__name__"].__get__(type(error)))) or "an exception"
+
+
+def error_text(error: BaseException) -> str:
+    """An exception as "Class: text", or its class alone where it has no text or none can be made."""
+    name = type_name(error)
+    return _made(lambda: f"{name}: {error}").removesuffix(": ") or name
+
+
+def reraise_interrupt(error: BaseException) -> None:
+    """Raise Ctrl-C again: in the main thread it is the user's, everywhere else somebody's exception."""
+    if issubclass(type(error), KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error
+
+
+def _made(make: Callable[[], str]) -> str:
+    """A text that somebody else's code makes; "" when that raises."""
+    try:
+        return make()
+    except BaseException as fault:
+        reraise_interrupt(fault)
+        return ""
