@@ -12,9 +12,12 @@ from tests.support.machine import NEEDS  # noqa: E402
 
 
 def pytest_configure() -> None:
-    """A shell lets what it starts in the background ignore Ctrl-C, and so would all that tests interrupt."""
+    """A shell lets what it starts in the background ignore Ctrl-C, nohup a terminal that closes, and so would
+    all that tests interrupt."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
