@@ -14,6 +14,8 @@ from cluster.node.forward import CANCEL, CANCEL_RES
 from cluster.replication import entries
 from cluster.wire import packets as wire
 from cluster.wire import response
+from cluster.wire.numbers import begins_with_number, leading_number
+from cluster.wire.shown import control_character, for_text_protocol
 
 if TYPE_CHECKING:
     from cluster.node.connection import Connection
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 OK: Final = b"OK\r\n"
 END: Final = b".\n"
 LIMIT_MAX: Final = 1 << 62
+# Their words are separated by blanks only: a function's name may hold a tab (Perl's `prefix` makes one).
+_OF_FUNCTIONS: Final = frozenset({b"create", b"drop", b"maxqueue"})
 
 
 class AdminVerbs:
@@ -53,7 +57,10 @@ class AdminVerbs:
             # gearmand answers an empty line too; people press Return to see whether someone is there.
             self._context.send(connection, _unknown(b""))
             return
-        command = self._commands.get(words[0].lower())
+        verb = words[0].lower()
+        if verb in _OF_FUNCTIONS:
+            words = [word for word in line.strip().split(b" ") if word]
+        command = self._commands.get(verb)
         reply = _unknown(words[0]) if command is None else command(connection, words[1:])
         if reply:  # else another node gives it
             self._context.send(connection, reply)
@@ -63,7 +70,8 @@ class AdminVerbs:
         lines = []
         for peer in self._context.connections:
             names = b"".join(
-                b" " + function.name for function in (peer.worker.abilities if peer.worker else ())
+                b" " + for_text_protocol(function.name)
+                for function in (peer.worker.abilities if peer.worker else ())
             )
             lines.append(b"%d %b %b :%b\n" % (peer.number, peer.address.encode(), peer.client_id, names))
         return b"".join(lines) + END
@@ -72,7 +80,8 @@ class AdminVerbs:
         """FUNCTION TOTAL RUNNING WORKERS; total includes running."""
         return (
             b"".join(
-                b"%b\t%d\t%d\t%d\n" % (function.name, function.total, function.running, len(function.workers))
+                b"%b\t%d\t%d\t%d\n"
+                % (for_text_protocol(function.name), function.total, function.running, len(function.workers))
                 for function in self._ledger.functions.values()
             )
             + END
@@ -84,7 +93,7 @@ class AdminVerbs:
             b"".join(
                 b"%b\t%d\t%d\t%d\t%d\n"
                 % (
-                    function.name,
+                    for_text_protocol(function.name),
                     function.queued(HIGH),
                     function.queued(NORMAL),
                     function.queued(LOW),
@@ -106,11 +115,16 @@ class AdminVerbs:
                 + END
             )
         if what == [b"unique", b"jobs"]:
-            return b"".join(job.unique + b"\n" for job in self._ledger.all_jobs() if job.coalesces) + END
+            return (
+                b"".join(
+                    for_text_protocol(job.unique) + b"\n" for job in self._ledger.all_jobs() if job.coalesces
+                )
+                + END
+            )
         if what == [b"maxqueue"]:
             return (
                 b"".join(
-                    b"%b\t%d\t%d\t%d\n" % (function.name, *function.limits)
+                    b"%b\t%d\t%d\t%d\n" % (for_text_protocol(function.name), *function.limits)
                     for function in self._ledger.functions.values()
                     if function.limits is not None and any(function.limits)
                 )
@@ -153,8 +167,8 @@ class AdminVerbs:
     def _create(self, connection: Connection, words: list[bytes]) -> bytes:
         if len(words) != 2 or words[0].lower() != b"function":
             return _incomplete(b"create")
-        if len(words[1]) > wire.FUNCTION_BYTES_MAX:
-            return b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n"
+        if fault := self._name_fault(words[1]):
+            return fault
         function = self._ledger.function(words[1])
         if function.limits is None:
             self._set_limits(connection, words[1], QueueLimits())
@@ -180,16 +194,24 @@ class AdminVerbs:
         """maxqueue FUNCTION [N | HIGH NORMAL LOW]; read back with `show maxqueue`."""
         if len(words) not in (1, 2, 4):
             return _incomplete(b"maxqueue")
-        if len(words[0]) > wire.FUNCTION_BYTES_MAX:
-            return b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n"
-        try:
-            numbers = [min(max(0, int(word)), LIMIT_MAX) for word in words[1:]] or [0]
-        except ValueError:
+        if fault := self._name_fault(words[0]):
+            return fault
+        # Read as gearmand does, but for a word without any digit: it would take every limit away.
+        if not all(map(begins_with_number, words[1:])):
             return b"ERR INVALID_ARGUMENTS maxqueue+wants+whole+numbers\r\n"
+        numbers = [min(max(0, leading_number(word)), LIMIT_MAX) for word in words[1:]] or [0]
         if len(numbers) == 1:
             numbers *= PRIORITIES
         self._set_limits(connection, words[0], QueueLimits(*numbers))
         return OK
+
+    def _name_fault(self, name: bytes) -> bytes:
+        """Why a function cannot have this name; empty when it can, or has it."""
+        if len(name) > wire.FUNCTION_BYTES_MAX:
+            return b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n"
+        if name not in self._ledger.functions and control_character(name) is not None:
+            return b"ERR INVALID_ARGUMENTS The+function+name+has+a+control+character\r\n"
+        return b""
 
     def _set_limits(self, connection: Connection, name: bytes, limits: QueueLimits) -> None:
         self._ledger.function(name).limits = limits

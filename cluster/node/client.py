@@ -25,6 +25,7 @@ from cluster.replication import entries, slot_of
 from cluster.replication.log import SLOT_COUNT, SLOT_MASK
 from cluster.wire import MissingArguments, response, split_arguments
 from cluster.wire import packets as wire
+from cluster.wire.numbers import leading_number
 
 if TYPE_CHECKING:
     from cluster.jobs import Function
@@ -35,7 +36,6 @@ STANDALONE_MAP: Final = response(
 )
 # Unix times are stored in 8 bytes; a larger one is a mistake, most likely milliseconds or worse.
 EPOCH_SECONDS_MAX: Final = 1 << 40
-EPOCH_DIGITS_MAX: Final = 20
 QUEUE_FULL: Final = "Job queue is full"
 _BACKGROUND_TYPES: Final = (wire.SUBMIT_JOB_HIGH_BG, wire.SUBMIT_JOB_BG, wire.SUBMIT_JOB_LOW_BG)
 _FOREGROUND_TYPES: Final = (wire.SUBMIT_JOB_HIGH, wire.SUBMIT_JOB, wire.SUBMIT_JOB_LOW)
@@ -86,7 +86,9 @@ class ClientVerbs:
             flags = priority | entries.REMEMBER
         if job is None:
             name = key[:first]
-            function = self._ledger.functions.get(name) or self._ledger.function(name)
+            function = self._ledger.functions.get(name) or self._new_function(connection, name)
+            if function is None:
+                return
             if function.limits is not None and self._is_full(function, priority):
                 context.refuse(connection, wire.QUEUE_ERROR, QUEUE_FULL)
                 return
@@ -171,11 +173,12 @@ class ClientVerbs:
         if arguments is None:
             return
         function, unique, when, payload = arguments
-        if not when.isdigit() or len(when) > EPOCH_DIGITS_MAX or int(when) > EPOCH_SECONDS_MAX:
-            text = f"SUBMIT_JOB_EPOCH wants a Unix time in whole seconds, not {when[:40]!r}"
+        due_seconds = max(0, leading_number(when))
+        if due_seconds > EPOCH_SECONDS_MAX:
+            text = f"SUBMIT_JOB_EPOCH wants a Unix time in seconds, not {when[:40]!r}"
             self._context.refuse(connection, wire.INVALID_ARGUMENT, text)
             return
-        options = JobOptions(due_seconds=int(when))
+        options = JobOptions(due_seconds=due_seconds)
         self._background(connection, wire.SUBMIT_JOB_EPOCH, body, function, unique, payload, options)
 
     def submit_scheduled(self, connection: Connection, body: bytes) -> None:
@@ -318,7 +321,9 @@ class ClientVerbs:
             return
         job = self._tables[slot_index].uniques.get(key) if unique else None
         if job is None:
-            function = self._ledger.function(name)
+            function = self._ledger.functions.get(name) or self._new_function(connection, name)
+            if function is None:
+                return
             if self._is_full(function, NORMAL):
                 context.refuse(connection, wire.QUEUE_ERROR, QUEUE_FULL)
                 return
@@ -359,7 +364,9 @@ class ClientVerbs:
         job = table.uniques.get(key) if unique_bytes else None
         if job is None:
             name = key[:first]
-            function = self._ledger.functions.get(name) or self._ledger.function(name)
+            function = self._ledger.functions.get(name) or self._new_function(connection, name)
+            if function is None:
+                return
             if function.limits is not None and self._is_full(function, priority):
                 context.refuse(connection, wire.QUEUE_ERROR, QUEUE_FULL)
                 return
@@ -395,7 +402,9 @@ class ClientVerbs:
     def _special_key(self, body: bytes, first: int, second: int) -> tuple[bytes, int]:
         """Key and slot of a job whose unique is empty or a single character."""
         if second - first == 1:
-            return self._ledger.function(body[:first]).bare_key, self._turn_slot()
+            function = self._ledger.functions.get(body[:first])
+            # All jobs of a function share one key; only the one that makes the function has its own.
+            return body[: first + 1] if function is None else function.bare_key, self._turn_slot()
         key = body[:second]
         if key[-1:] == b"-":
             key = self._payload_key(body[:first], body[second + 1 :])
@@ -418,6 +427,12 @@ class ClientVerbs:
     def _is_full(self, function: Function, priority: int) -> bool:
         limits = function.limits
         return limits is not None and 0 < limits[priority] <= function.total
+
+    def _new_function(self, connection: Connection, name: bytes) -> Function | None:
+        """The first job of a function; None when its name has been refused."""
+        if self._context.refuse_name(connection, name):
+            return None
+        return self._ledger.function(name)
 
     def _arguments(self, connection: Connection, packet_type: int, body: bytes) -> list[bytes] | None:
         """The arguments of a submit, names checked; None when it has been refused."""

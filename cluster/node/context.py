@@ -10,7 +10,8 @@ from cluster.jobs import PENDING, REMEMBERED, SCHEDULED, Job, Ledger, Timers
 from cluster.node.connection import Connection
 from cluster.replication import SLOT_COUNT, Log, entries
 from cluster.wire import error
-from cluster.wire.packets import HANDLE_BYTES_MAX
+from cluster.wire.packets import HANDLE_BYTES_MAX, INVALID_ARGUMENT
+from cluster.wire.shown import control_character
 
 if TYPE_CHECKING:
     from cluster.node.fleet import Fleet
@@ -86,6 +87,15 @@ class Context:
 
     def refuse(self, connection: Connection, code: bytes, text: str) -> None:
         self.send(connection, error(code, text))
+
+    def refuse_name(self, connection: Connection, name: bytes) -> bool:
+        """Whether a new function's name has been refused: it would break the lines of others."""
+        character = control_character(name)
+        if character is None:
+            return False
+        text = f"The function name has the control character 0x{character:02x}: use another name"
+        self.refuse(connection, INVALID_ARGUMENT, text)
+        return True
 
     def close(self, connection: Connection) -> None:
         """Close it after what it is owed has left."""

@@ -24,6 +24,7 @@ from cluster.jobs import (
 )
 from cluster.node.context import Context
 from cluster.replication import SLOT_COUNT, entries
+from cluster.wire.numbers import progress_number
 
 if TYPE_CHECKING:
     from cluster.node.client import ClientVerbs
@@ -84,7 +85,7 @@ class Restorer:
             job = self._ledger.tables[entry.slot].jobs.get(handle)
             if job is not None:
                 numerator, _, denominator = numbers.partition(b"\0")
-                job.progress = (numerator, denominator)
+                job.progress = progress_number(numerator), progress_number(denominator)
 
     def _submitted(self, entry: entries.Entry) -> None:
         _, slot_index, _, _, body = entry

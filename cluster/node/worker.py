@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 from cluster.jobs import QUEUED, RECLAIM, REMEMBERED, RUNNING, Worker
 from cluster.node.context import Context, slot_of_handle
 from cluster.replication import entries
+from cluster.wire import MissingArguments, response
 from cluster.wire import packets as wire
-from cluster.wire import response
+from cluster.wire.numbers import leading_number, progress_number
+from cluster.wire.shown import for_text_protocol
 
 if TYPE_CHECKING:
     from cluster.jobs import Job
@@ -22,7 +24,6 @@ _pack_header: Final = Struct(">4sII").pack
 TIMEOUT_SECONDS_MIN: Final = 1.0
 ABILITIES_MAX: Final = 100_000  # functions of one connection
 WITHHELD_PER_GRAB: Final = 256  # jobs that one grab passes over
-_DIGITS_MAX: Final = 20
 _FINAL: Final = frozenset({wire.WORK_COMPLETE, wire.WORK_FAIL, wire.WORK_EXCEPTION})
 
 
@@ -39,25 +40,27 @@ class WorkerVerbs:
         self._can_do(connection, body, 0.0)
 
     def can_do_timeout(self, connection: Connection, body: bytes) -> None:
-        """CAN_DO_TIMEOUT: milliseconds, as gearmand has it; 0 and -1 mean no limit."""
+        """CAN_DO_TIMEOUT: milliseconds, as gearmand has it; 0, -1 and what is no number mean no limit."""
         name, separator, text = body.partition(b"\0")
-        digits = text[1:] if text[:1] == b"-" else text
-        if not separator or not digits.isdigit() or len(digits) > _DIGITS_MAX:
-            message = "CAN_DO_TIMEOUT wants a function and its time limit in whole milliseconds"
-            self._context.refuse(connection, wire.INVALID_ARGUMENT, message)
+        if not separator:
+            message = str(MissingArguments(wire.CAN_DO_TIMEOUT, 1))
+            self._context.refuse(connection, wire.INVALID_PACKET, message)
             return
-        milliseconds = int(text)
+        milliseconds = leading_number(text)
         seconds = max(TIMEOUT_SECONDS_MIN, milliseconds / 1000) if milliseconds > 0 else 0.0
         self._can_do(connection, name, seconds)
 
     def _can_do(self, connection: Connection, name: bytes, timeout_seconds: float) -> None:
         context = self._context
+        name = name.rstrip(b"\0")
         if not name or b"\0" in name:
             context.refuse(connection, wire.INVALID_ARGUMENT, "The function name is empty or has a NUL")
             return
         if len(name) > wire.FUNCTION_BYTES_MAX:
             text = f"Function name too large: {len(name)} bytes, at most {wire.FUNCTION_BYTES_MAX}"
             context.refuse(connection, wire.ARGUMENT_TOO_LARGE, text)
+            return
+        if name not in self._ledger.functions and context.refuse_name(connection, name):
             return
         worker = connection.worker or self.new_worker(connection)
         if len(worker.abilities) >= ABILITIES_MAX:
@@ -82,7 +85,7 @@ class WorkerVerbs:
     def set_client_id(self, connection: Connection, body: bytes) -> None:
         """SET_CLIENT_ID: cut to what gearmand keeps; white space would break `workers`."""
         words = body.split(b"\0", 1)[0].split()
-        connection.client_id = b"_".join(words)[: wire.CLIENT_ID_BYTES_MAX] or b"-"
+        connection.client_id = for_text_protocol(b"_".join(words))[: wire.CLIENT_ID_BYTES_MAX] or b"-"
 
     def all_yours(self, connection: Connection, body: bytes) -> None:
         """ALL_YOURS: a worker that has no other server. Nothing here depends on it."""
@@ -208,6 +211,8 @@ class WorkerVerbs:
         """WORK_COMPLETE: the hot path."""
         split = body.find(b"\0")
         handle = body if split < 0 else body[:split]
+        if split < 0:
+            body += b"\0"  # clients want their two arguments
         worker = connection.worker
         job = worker.running.get(handle) if worker is not None else None
         if job is None:
@@ -254,7 +259,7 @@ class WorkerVerbs:
             self._not_held(connection, body, wire.WORK_EXCEPTION)
             return
         context = self._context
-        packet = response(wire.WORK_EXCEPTION, body)
+        packet = response(wire.WORK_EXCEPTION, body if b"\0" in body else body + b"\0")
         failure = response(wire.WORK_FAIL, handle)
         for client in job.clients or ():
             context.send(client, packet if client.exceptions else failure)
@@ -266,18 +271,17 @@ class WorkerVerbs:
         """WORK_STATUS: kept, and told to all who wait."""
         arguments = body.split(b"\0", 2)
         handle = arguments[0]
-        if len(arguments) != 3 or not all(
-            number.isdigit() and len(number) <= _DIGITS_MAX for number in arguments[1:]
-        ):
-            text = "WORK_STATUS wants a handle and two whole numbers"
-            self._context.refuse(connection, wire.INVALID_ARGUMENT, text)
+        if len(arguments) != 3:
+            text = str(MissingArguments(wire.WORK_STATUS, len(arguments)))
+            self._context.refuse(connection, wire.INVALID_PACKET, text)
             return
         job = self._held(connection, handle)
         if job is None:
             self._not_held(connection, body, wire.WORK_STATUS)
             return
-        job.progress = (arguments[1], arguments[2])
-        self._context.record_hint(job, entries.PROGRESS, body)
+        # The numbers are kept and not the texts: those may be of any length.
+        job.progress = progress = progress_number(arguments[1]), progress_number(arguments[2])
+        self._context.record_hint(job, entries.PROGRESS, b"\0".join((handle, *progress)))
         self._tell(job, wire.WORK_STATUS, body)
 
     def data(self, connection: Connection, body: bytes) -> None:
@@ -292,7 +296,7 @@ class WorkerVerbs:
         if job is None:
             self._not_held(connection, body, packet_type)
         else:
-            self._tell(job, packet_type, body)
+            self._tell(job, packet_type, body if b"\0" in body else body + b"\0")
 
     def _tell(self, job: Job, packet_type: int, body: bytes) -> None:
         if job.clients is not None:

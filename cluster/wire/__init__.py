@@ -3,6 +3,8 @@
     packets.py   the table of packet types and the limits; the vocabulary of everything else
     decode.py    bytes in, packets out, in whatever pieces they arrive
     encode.py    packets to bytes
+    numbers.py   numbers as gearmand reads them
+    shown.py     names of strangers, for each medium in which they are shown
 
 Source of all of it: the PROTOCOL document of gearmand; where gearmand differs from that document,
 `docs/compatibility.md` says what is done here.

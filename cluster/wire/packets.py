@@ -12,7 +12,8 @@ HEADER_BYTES: Final = 12
 
 # Limits that stock clients know (libgearman-1.0/limits.h; there they include the closing NUL).
 HANDLE_BYTES_MAX: Final = 63
-UNIQUE_BYTES_MAX: Final = 63
+# libgearman announces 64, and a SHA-256 in hex has 64: taken whole, where gearmand cuts it to 63.
+UNIQUE_BYTES_MAX: Final = 64
 FUNCTION_BYTES_MAX: Final = 511
 OPTION_BYTES_MAX: Final = 63
 CLIENT_ID_BYTES_MAX: Final = 127

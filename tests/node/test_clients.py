@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.jobs import RECLAIM
+from cluster.jobs import RECLAIM, QueueLimits
 from cluster.wire import packets as wire
 from tests.node.bench import Bench
 
@@ -233,7 +233,9 @@ def test_without_a_reducer_who_asks_for_all_gets_the_unique(bench: Bench) -> Non
         ([b"f", b"u"], wire.INVALID_PACKET),
         ([b"", b"u", b"p"], wire.INVALID_ARGUMENT),
         ([b"f" * 512, b"u", b"p"], wire.ARGUMENT_TOO_LARGE),
-        ([b"f", b"u" * 64, b"p"], wire.ARGUMENT_TOO_LARGE),
+        ([b"f", b"u" * 65, b"p"], wire.ARGUMENT_TOO_LARGE),
+        ([b"f\nforged\t1", b"u", b"p"], wire.INVALID_ARGUMENT),
+        ([b"f\x1b[2J", b"", b"p"], wire.INVALID_ARGUMENT),
     ],
 )
 def test_a_submit_with_bad_names_is_refused(bench: Bench, verb: int, body: list[bytes], code: bytes) -> None:
@@ -248,7 +250,7 @@ def test_a_submit_with_bad_names_is_refused(bench: Bench, verb: int, body: list[
 @pytest.mark.parametrize("verb", [*FOREGROUND, *BACKGROUND])
 def test_the_longest_names_are_taken(verb: int) -> None:
     bench = Bench(handle_prefix=b"H:" + b"n" * 30)
-    ((kind, handle),) = bench.peer().ask(verb, b"f" * 511, b"u" * 63, b"")
+    ((kind, handle),) = bench.peer().ask(verb, b"f" * 511, b"u" * 64, b"")
     assert kind == wire.JOB_CREATED
     assert len(handle) <= wire.HANDLE_BYTES_MAX
 
@@ -260,8 +262,25 @@ def test_an_over_long_reducer_is_refused(bench: Bench, verb: int, reducer: int, 
     assert answer[0][:2] == (wire.ERROR, wire.ARGUMENT_TOO_LARGE)
 
 
-@pytest.mark.parametrize("when", [b"", b"-1", b"soon", b"1.5", b"9" * 13, b"9" * 5000, b"\xd9\xa3", b" 1"])
-def test_an_epoch_that_is_no_unix_time_is_refused(bench: Bench, when: bytes) -> None:
+@pytest.mark.parametrize("when", [b"", b"-1", b"soon", b"1.5", b"\xd9\xa3", b" 1", b"-" + b"9" * 5000])
+def test_an_epoch_is_read_as_gearmand_reads_it(bench: Bench, when: bytes) -> None:
+    # Given a time that is over, or no time at all: the job runs at once
+    ((kind, handle),) = bench.peer().ask(wire.SUBMIT_JOB_EPOCH, b"f", b"u", when, b"")
+    assert kind == wire.JOB_CREATED
+    assert bench.worker(b"f").ask(wire.GRAB_JOB)[0][:2] == (wire.JOB_ASSIGN, handle)
+
+
+def test_an_epoch_with_a_fraction_waits_for_its_second(bench: Bench) -> None:
+    when = b"%d.75" % (bench.wall + 60)
+    ((_, handle),) = bench.peer().ask(wire.SUBMIT_JOB_EPOCH, b"f", b"u", when, b"")
+    job = bench.job(handle)
+    assert job is not None
+    assert job.options is not None
+    assert job.options.due_seconds == bench.wall + 60
+
+
+@pytest.mark.parametrize("when", [b"9" * 13, b"9" * 5000])
+def test_an_epoch_beyond_all_time_is_refused(bench: Bench, when: bytes) -> None:
     answer = bench.peer().ask(wire.SUBMIT_JOB_EPOCH, b"f", b"u", when, b"")
     assert answer[0][:2] == (wire.ERROR, wire.INVALID_ARGUMENT)
 
@@ -317,7 +336,8 @@ def test_text_commands_byte_for_byte(end: str) -> None:
         ("drop function fresh", b"ERR function not found\r\n"),
         ("drop function f", b"ERR there are still connected workers or executing clients\r\n"),
         ("maxqueue f ten", b"ERR INVALID_ARGUMENTS maxqueue+wants+whole+numbers\r\n"),
-        ("maxqueue f " + "9" * 5000, b"ERR INVALID_ARGUMENTS maxqueue+wants+whole+numbers\r\n"),
+        ("maxqueue f 5jobs", b"OK\r\n"),
+        ("maxqueue f " + "9" * 5000, b"OK\r\n"),
         ("maxqueue f 5", b"OK\r\n"),
         ("show maxqueue", b"f\t5\t5\t5\n.\n"),
         ("maxqueue f", b"OK\r\n"),
@@ -395,3 +415,42 @@ def test_what_only_a_server_sends_is_an_error_and_the_connection_goes_on(bench: 
     bench.settle()
     assert client.heard() == [(wire.ERROR, wire.INVALID_MAGIC, b"Request magic expected")]
     assert client.ask(wire.ECHO_REQ, b"still here") == [(wire.ECHO_RES, b"still here")]
+
+
+def test_a_tab_belongs_to_a_function_s_name() -> None:
+    # Perl's `prefix` puts one between the prefix and the name
+    bench = Bench()
+    client, admin = bench.peer(), bench.peer()
+    assert client.ask(wire.SUBMIT_JOB_BG, b"site\tmail", b"u", b"")[0][0] == wire.JOB_CREATED
+    assert admin.command("maxqueue site\tmail 1") == b"OK\r\n"
+    assert client.ask(wire.SUBMIT_JOB_BG, b"site\tmail", b"v", b"")[0][1] == wire.QUEUE_ERROR
+    assert admin.command("show maxqueue") == b"site\tmail\t1\t1\t1\n.\n"
+    assert admin.command("create function site\tother") == b"OK\r\n"
+    assert admin.command("status") == b"site\tmail\t1\t0\t0\nsite\tother\t0\t0\t0\n.\n"
+    assert admin.command("drop function site\tother") == b"OK\r\n"
+
+
+@pytest.mark.parametrize("command", ["create function f\x1b[2J", "maxqueue f\x1b[2J 1"])
+def test_text_commands_make_no_function_with_control_characters(command: str) -> None:
+    bench = Bench()
+    assert bench.peer().command(command).startswith(b"ERR INVALID_ARGUMENTS ")
+    assert not bench.node.ledger.functions
+
+
+def test_what_strangers_wrote_breaks_no_line_of_the_text_protocol() -> None:
+    # Given a function that an earlier release took, and a unique: both with a line end and an escape code
+    bench = Bench()
+    name = b"f\n.\x1b[2J"
+    bench.node.ledger.function(name).limits = QueueLimits(1, 2, 3)
+    client, admin = bench.peer(), bench.peer()
+    client.say(wire.CAN_DO, name)
+    client.ask(wire.SUBMIT_JOB_BG, name, b"u\n.\x7f", b"")
+    client.ask(wire.SET_CLIENT_ID, b"me\x1b]0;title\x07")
+    # Then each stays in its line
+    shown = b"f\\x0a.\\x1b[2J"
+    assert admin.command("status") == shown + b"\t1\t0\t1\n.\n"
+    assert admin.command("prioritystatus") == shown + b"\t0\t1\t0\t1\n.\n"
+    assert admin.command("show maxqueue") == shown + b"\t1\t2\t3\n.\n"
+    assert admin.command("show unique jobs") == b"u\\x0a.\\x7f\n.\n"
+    workers = admin.command("workers").split(b"\n")
+    assert workers[0] == b"1 10.0.0.1 me\\x1b]0;title\\x07 : " + shown

@@ -64,16 +64,39 @@ def test_cant_do_leaves_the_running_job_to_its_worker() -> None:
     assert worker.command("status") == b".\n"
 
 
-@pytest.mark.parametrize("name", [b"", b"a\0b", b"f" * 512])
+@pytest.mark.parametrize("name", [b"", b"\0", b"a\0b", b"f" * 512, b"a\nb", b"\x1b[31m", b"\x7f"])
 def test_can_do_refuses_what_is_no_function_name(name: bytes) -> None:
     bench = Bench()
     assert bench.peer().ask(wire.CAN_DO, name)[0][0] == wire.ERROR
     assert not bench.node.ledger.functions
 
 
-@pytest.mark.parametrize("limit", [b"", b"soon", b"-", b"--1", b"1.5", b"9" * 5000])
-def test_can_do_timeout_refuses_what_is_no_number(limit: bytes) -> None:
-    assert is_error(Bench().peer().ask(wire.CAN_DO_TIMEOUT, b"f", limit), wire.INVALID_ARGUMENT)
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        *((limit, None) for limit in (b"", b"soon", b"-", b"--1", b"-5", b"0.9")),
+        *((limit, 1.0) for limit in (b"1.5", b" 999", b"+30", b"00000000000000000000001")),
+        *((limit, 1.5) for limit in (b"1500ms", b"1500\0", b"1500.5")),
+        (b"9" * 5000, (10**18 - 1) / 1000),
+    ],
+)
+def test_can_do_timeout_reads_its_number_as_gearmand_does(limit: bytes, seconds: float | None) -> None:
+    bench = Bench()
+    worker = bench.peer()
+    assert worker.ask(wire.CAN_DO_TIMEOUT, b"f", limit) == []
+    function = bench.node.ledger.functions[b"f"]
+    assert worker.connection.worker is not None
+    assert worker.connection.worker.timeouts.get(function) == seconds
+
+
+def test_can_do_timeout_without_a_limit_is_an_error() -> None:
+    assert is_error(Bench().peer().ask(wire.CAN_DO_TIMEOUT, b"f"), wire.INVALID_PACKET)
+
+
+def test_nuls_behind_a_function_are_no_part_of_it() -> None:
+    bench = Bench()
+    assert bench.peer().ask(wire.CAN_DO, b"f\0\0") == []
+    assert list(bench.node.ledger.functions) == [b"f"]
 
 
 def test_the_client_id_is_one_word_of_at_most_127_bytes() -> None:
@@ -188,13 +211,62 @@ def test_a_result_for_a_job_that_nobody_was_given_is_an_error(verb: int) -> None
     assert grabbed(bench.worker(b"f")) == handle
 
 
-@pytest.mark.parametrize("numbers", [[b"1"], [b"1", b"x"], [b"", b""], [b"-1", b"2"], [b"9" * 5000, b"1"]])
-def test_a_status_without_two_numbers_is_an_error(numbers: list[bytes]) -> None:
+def test_a_status_with_one_number_is_an_error() -> None:
     bench = Bench()
     (handle,) = background(bench, b"1")
     worker = bench.worker(b"f")
     grabbed(worker)
-    assert is_error(worker.ask(wire.WORK_STATUS, handle, *numbers), wire.INVALID_ARGUMENT)
+    assert is_error(worker.ask(wire.WORK_STATUS, handle, b"1"), wire.INVALID_PACKET)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ((b"0.5", b"1.0"), (b"0", b"1")),
+        ((b"-1", b"100"), (b"4294967295", b"100")),
+        ((b"50%", b" 7"), (b"50", b"7")),
+        ((b"", b""), (b"0", b"0")),
+        ((b"half", b"1e3"), (b"0", b"1")),
+        ((b"+3", b"4\0more"), (b"3", b"4")),
+        ((b"5000000000", b"9" * 5000), (b"5000000000", b"9" * 18)),
+    ],
+)
+def test_progress_is_passed_on_as_it_is_and_read_as_gearmand_reads_it(
+    said: tuple[bytes, bytes], read: tuple[bytes, bytes]
+) -> None:
+    # Given a background job with a client that waits for it, too
+    bench = Bench()
+    (handle,) = background(bench, b"u")
+    client, worker = bench.peer(), bench.worker(b"f")
+    client.ask(wire.SUBMIT_JOB, b"f", b"u", b"1")
+    assert grabbed(worker) == handle
+    # When a library sends what is no number, then no ERROR ends it, and the client hears what was said
+    assert worker.ask(wire.WORK_STATUS, handle, *said) == []
+    assert client.heard() == [(wire.WORK_STATUS, handle, *said)]
+    assert client.ask(wire.GET_STATUS, handle) == [(wire.STATUS_RES, handle, b"1", b"1", *read)]
+    # And the journal's record of it does a restart no harm
+    restored = bench.killed()
+    assert restored.peer().ask(wire.GET_STATUS, handle)[0][:3] == (wire.STATUS_RES, handle, b"1")
+
+
+@pytest.mark.parametrize("verb", [wire.WORK_COMPLETE, wire.WORK_DATA, wire.WORK_WARNING, wire.WORK_EXCEPTION])
+def test_a_result_without_data_and_its_nul_has_empty_data(verb: int) -> None:
+    bench = Bench()
+    client, worker = bench.peer(), bench.worker(b"f")
+    client.ask(wire.OPTION_REQ, b"Exceptions\0")
+    ((_, handle),) = client.ask(wire.SUBMIT_JOB, b"f", b"", b"1")
+    assert grabbed(worker) == handle
+    assert worker.ask(verb, handle) == []
+    assert client.heard() == [(verb, handle, b"")]
+
+
+def test_nuls_behind_a_failed_job_s_handle_are_no_part_of_it() -> None:
+    bench = Bench()
+    client, worker = bench.peer(), bench.worker(b"f")
+    ((_, handle),) = client.ask(wire.SUBMIT_JOB, b"f", b"", b"1")
+    assert grabbed(worker) == handle
+    assert worker.ask(wire.WORK_FAIL, handle + b"\0\0") == []
+    assert client.heard() == [(wire.WORK_FAIL, handle)]
 
 
 # ---- losing

@@ -151,6 +151,46 @@ SCRIPTS: dict[str, list[Line]] = {
         ("worker", wire.CAN_DO, (b"f",)),
         ("worker", wire.GRAB_JOB_UNIQ),
     ],
+    "numbers that are none": [
+        ("worker", wire.CAN_DO_TIMEOUT, (b"f", b"")),
+        ("worker", wire.CAN_DO_TIMEOUT, (b"f", b"soon")),
+        ("worker", wire.CAN_DO_TIMEOUT, (b"f", b"60000.5")),
+        ("client", wire.SUBMIT_JOB, (b"f", b"u", b"payload")),
+        ("worker", wire.GRAB_JOB),
+        *(
+            line
+            for numbers in (
+                (b"0.5", b"1.0"),
+                (b"-1", b"100"),
+                (b"50%", b" 7"),
+                (b"", b""),
+                (b"+3", b"4\0x"),
+                (b"0x10", b"1e3"),
+            )
+            for line in (
+                ("worker", wire.WORK_STATUS, (b"<1>", *numbers)),
+                ("client", wire.GET_STATUS, (b"<1>",)),
+            )
+        ),
+        ("worker", wire.WORK_COMPLETE, (b"<1>", b"")),
+        *(
+            ("client", wire.SUBMIT_JOB_EPOCH, (b"f", b"", when, b"payload"))
+            for when in (b"1.5", b"soon", b"", b"-3")
+        ),
+        ("worker", wire.GRAB_JOB),
+        ("client", "maxqueue f 10abc"),
+        ("client", "maxqueue f -1"),
+        ("client", "maxqueue f 1.5"),
+        ("client", wire.OPTION_REQ, (b"Exceptions",)),
+    ],
+    "a tab in a name": [
+        ("worker", wire.CAN_DO, (b"site\tmail",)),
+        ("client", wire.SUBMIT_JOB_BG, (b"site\tmail", b"", b"payload")),
+        ("client", "create function site\tother\r"),
+        ("client", "status"),
+        ("client", "prioritystatus"),
+        ("worker", wire.GRAB_JOB),
+    ],
     "echo and what is unknown": [
         ("client", wire.ECHO_REQ, (b"a\0b",)),
         ("client", wire.ECHO_REQ, (b"",)),

@@ -75,8 +75,8 @@ def test_a_job_that_waits_for_its_time_is_known_counted_and_can_be_cancelled(
     assert shared_node.status(function) is None
 
 
-@pytest.mark.parametrize("when", [b"", b"soon", b"-1", b"1.5", b"99999999999999999999"])
-def test_an_epoch_that_is_no_time_is_an_error(connect: Connect, function: bytes, when: bytes) -> None:
+@pytest.mark.parametrize("when", [b"9999999999999", b"99999999999999999999"])
+def test_an_epoch_beyond_all_time_is_an_error(connect: Connect, function: bytes, when: bytes) -> None:
     client = connect()
     client.send(wire.SUBMIT_JOB_EPOCH, function, b"", when, b"")
     client.expect_error(wire.INVALID_ARGUMENT)
