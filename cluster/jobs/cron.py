@@ -23,6 +23,11 @@ FIELDS: Final = (
 FIELD_BYTES_MAX: Final = 256
 # 29 February on a given weekday comes round within 28 years, or 40 across a century without a leap day.
 YEARS_MAX: Final = 41
+# cron(8): a clock that is set by less than this repeats no job of a fixed time; one that is set by more was
+# wrong, and the new time counts.
+CORRECTION_SECONDS: Final = 3 * 3600.0
+# By how much clocks may differ, of nodes or of before and after a restart, before one was surely set.
+DIFFERENCE_SECONDS: Final = 60.0
 
 
 class CronError(ValueError):
@@ -105,3 +110,28 @@ class Cron:
             else:
                 return int(moment.timestamp())
         raise CronError(f"no date within {YEARS_MAX} years matches")
+
+    @property
+    def _at_fixed_times(self) -> bool:
+        """As cron tells them apart: neither minute nor hour begins with `*`."""
+        return not any(field.strip()[:1] in (b"*", b"") for field in self.source[:2])
+
+    def due_after_set_back(self, due_seconds: int, now_seconds: float, step_seconds: float = 0.0) -> int:
+        """When it fires next, if it was to fire at `due_seconds` by a clock that was perhaps set back since.
+
+        As in cron: what has a wildcard in minute or hour goes by the new time at once. So does the rest after
+        a step of three hours or more; after a smaller one it does not fire again for a time that repeats.
+        `step_seconds` is 0 where nobody saw the clock being set, after a restart or a takeover: then it was,
+        if `due_seconds` could not have been the next time within what would be forgiven.
+        """
+        try:
+            if step_seconds:
+                if self._at_fixed_times and step_seconds < CORRECTION_SECONDS:
+                    return due_seconds
+            else:
+                forgiven = CORRECTION_SECONDS if self._at_fixed_times else DIFFERENCE_SECONDS
+                if self.next_after(now_seconds + forgiven) >= due_seconds:
+                    return due_seconds
+            return min(due_seconds, self.next_after(now_seconds))
+        except CronError:
+            return due_seconds

@@ -127,7 +127,8 @@ class ClientVerbs:
         """Whether this is a late repeat of a submit whose job is over; then the old handle is the answer."""
         found = self._tables[slot_index].remembered.get(key)
         context = self._context
-        if found is None or found[1] < context.wall_seconds - context.settings.remember_seconds:
+        # Never for longer than twice the time, also when the clock has been set back since.
+        if found is None or abs(context.wall_seconds - found[1]) > context.settings.remember_seconds:
             return False
         handle = found[0]
         self._log.group.promises.add(slot_index)

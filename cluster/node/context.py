@@ -145,13 +145,14 @@ class Context:
         self.forget_remembered(slot_index)
 
     def forget_remembered(self, slot_index: int) -> None:
-        """What is too old or too much."""
+        """What is too old or too much; or has a time that is to come, because the clock was set back."""
         remembered = self.ledger.tables[slot_index].remembered
         before = self.wall_seconds - self.settings.remember_seconds
+        after = self.wall_seconds + self.settings.remember_seconds
         limit = max(1, self.settings.remember_jobs_max // SLOT_COUNT)
         while remembered:
             key = next(iter(remembered))
-            if len(remembered) <= limit and remembered[key][1] >= before:
+            if len(remembered) <= limit and before <= remembered[key][1] <= after:
                 return
             del remembered[key]
 
@@ -171,6 +172,8 @@ class Context:
     def admit(self, job: Job) -> None:
         """A committed (or foreground) job: into its queue, or to sleep until it is due."""
         options = job.options
+        if options is not None and options.cron is not None:
+            options.due_seconds = options.cron.due_after_set_back(options.due_seconds, self.wall_seconds)
         if options is not None and (options.cron is not None or options.due_seconds > self.wall_seconds):
             job.state = SCHEDULED
             self.scheduled.add(options.due_seconds, job)

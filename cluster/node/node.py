@@ -15,6 +15,7 @@ from cluster.jobs import FOREGROUND, PENDING, QUEUED, SCHEDULED
 from cluster.node.admin import AdminVerbs
 from cluster.node.cancelled import Cancelled
 from cluster.node.client import ClientVerbs
+from cluster.node.clock import Clock
 from cluster.node.connection import Connection, Held
 from cluster.node.context import Context, NodeSettings, Stop
 from cluster.node.fleet import Fleet, FleetSettings
@@ -51,6 +52,7 @@ class Node:
         self.log = context.log
         self.workers = WorkerVerbs(context)
         self.clients = ClientVerbs(context)
+        self.clock = Clock(context)
         self.admin = AdminVerbs(context, self.workers)
         self.fleet: Fleet | None = None  # None: standalone
         self._groups: deque[Group] = deque()  # cut, not committed
@@ -115,6 +117,11 @@ class Node:
     def begin_turn(self, wall_seconds: float, monotonic_seconds: float) -> None:
         self.context.wall_seconds = wall_seconds
         self.context.monotonic_seconds = monotonic_seconds
+        ahead_seconds = wall_seconds - monotonic_seconds
+        if ahead_seconds >= self.clock.ahead_seconds:
+            self.clock.ahead_seconds = ahead_seconds
+        else:
+            self.clock.lags(ahead_seconds)
         if self.fleet is not None and monotonic_seconds >= self.fleet.check_at:
             self.fleet.tick(monotonic_seconds)
 
@@ -184,6 +191,8 @@ class Node:
     def tick(self) -> None:
         """Do what is due."""
         context = self.context
+        if self.clock.busy:
+            self.clock.step()
         for job in context.scheduled.take_due(context.wall_seconds, TIMERS_PER_TURN):
             if job.options is not None and job.options.cron is not None:
                 self.clients.fire(job)
@@ -197,6 +206,8 @@ class Node:
         context = self.context
         if not context.scheduled.heap and not context.limits.heap:
             return NOTHING_DUE
+        if self.clock.busy:
+            return context.wall_seconds, context.limits.next_due()
         return context.scheduled.next_due(), context.limits.next_due()
 
     def end_turn(self, *, cut: bool = True) -> Output:

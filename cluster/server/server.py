@@ -683,6 +683,12 @@ class Server:
         self._housekept_at = time.monotonic()
         self._collect_garbage()
         self._give_back_memory()
+        if not self.node.clock.told:
+            self.node.clock.told = True
+            self.log.warning(
+                "the clock was set back; schedules follow it as in cron, jobs with a time of their own wait",
+                seconds=round(self.node.clock.set_back_seconds),
+            )
         if self._port is not None:
             self._port.drop_lingering(time.monotonic())
         if self._turned_away:

@@ -177,6 +177,27 @@ def test_a_firing_joins_the_last_one_while_that_is_still_there(
     assert worker.grab() is None
 
 
+def test_a_schedule_follows_a_clock_that_is_set_back_by_hours(
+    start_node: StartNode, connect: Connect, clock: Clock
+) -> None:
+    # Given a node whose clock is five hours ahead, and a schedule of every minute
+    clock.set_second_of_minute(0, ahead_seconds=5 * 3600)
+    node = start_node(environment=clock.environment)
+    client, worker = connect(node), connect(node)
+    submit_sched(client, b"f", *EVERY_MINUTE)
+    worker.can_do(b"f")
+    # When the clock is put right, then the schedule fires when the next minute begins
+    clock.set_second_of_minute(57.5)
+    client.settle()
+    assert worker.grab() is None
+    worker.wait_for_job()
+    # And the log tells what has happened
+    told = node.wait_for_event(
+        "the clock was set back; schedules follow it as in cron, jobs with a time of their own wait"
+    )
+    assert 4.9 * 3600 < told["seconds"] < 5.1 * 3600
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -23,10 +23,10 @@ class Clock:
     def environment(self) -> dict[str, str]:
         return {"PYTHONPATH": _FAULTS, "TEST_CLOCK_SHIFT_FILE": str(self._path)}
 
-    def set_second_of_minute(self, second: float) -> None:
-        """Put it at this second of the current minute of ours."""
+    def set_second_of_minute(self, second: float, *, ahead_seconds: float = 0.0) -> None:
+        """Put it at this second of the current minute of ours, or of one that is so far ahead."""
         new = self._path.with_suffix(".new")
-        new.write_text(str(second - time.time() % 60))
+        new.write_text(str(second - time.time() % 60 + ahead_seconds))
         new.replace(self._path)
 
 
