@@ -380,7 +380,13 @@ class ClientVerbs:
             if unique_bytes:
                 table.uniques[key] = job
             function.total += 1
-            self._ledger.enqueue(job)
+            # Mostly nothing of this connection waits for a commit.
+            quick = context.durable and connection.gate <= self._log.committed
+            behind = None if quick else context.behind(connection)
+            if behind is None:
+                self._ledger.enqueue(job)
+            else:
+                behind.append(job)
         elif job.clients is None:
             job.clients = [connection]
         elif connection.node is None or job not in connection.attached:
@@ -399,6 +405,7 @@ class ClientVerbs:
         job.background = BACKGROUND
         self._context.record_job(job)
         self._log.group.jobs.append(job)
+        self._log.group.joined = True
 
     def _special_key(self, body: bytes, first: int, second: int) -> tuple[bytes, int]:
         """Key and slot of a job whose unique is empty or a single character."""

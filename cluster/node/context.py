@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import PENDING, REMEMBERED, SCHEDULED, Job, Ledger, Timers
 from cluster.node.connection import Connection
-from cluster.replication import SLOT_COUNT, Log, entries
+from cluster.replication import SLOT_COUNT, Group, Log, entries
 from cluster.wire import error
 from cluster.wire.packets import HANDLE_BYTES_MAX, INVALID_ARGUMENT
 from cluster.wire.shown import control_character
@@ -53,6 +54,7 @@ class Context:
         self.durable = settings.durable
         self.ledger = Ledger(SLOT_COUNT)
         self.log = Log()
+        self.uncommitted: deque[Group] = deque()  # cut, not committed
         self.connections: dict[Connection, None] = {}
         self.dirty: list[Connection] = []  # have something in `out`
         self.urgent: list[tuple[Connection, bytes]] = []  # leave before everything else
@@ -102,6 +104,23 @@ class Context:
         if not connection.closing:
             connection.closing = True
             self.closes.append(connection)
+
+    def behind(self, connection: Connection) -> list[Job] | None:
+        """The jobs in whose commit this connection's foreground jobs have to wait their turn; None: no wait.
+
+        A background job is queued when its group is committed. What the same peer submits after it is queued
+        behind it; but a node of the fleet speaks for many clients, which do not wait for each other.
+        """
+        group = self.log.group
+        if not self.durable:
+            return group.jobs or None
+        gate = connection.gate
+        if gate <= self.log.committed or connection.node is not None:
+            return None
+        for uncommitted in self.uncommitted:
+            if uncommitted.number == gate:
+                return uncommitted.jobs
+        return group.jobs if group.number == gate else None
 
     def record_job(self, job: Job) -> None:
         """Put the whole state of a job into the open group."""

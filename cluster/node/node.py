@@ -7,7 +7,6 @@ disk before which answers may leave; answers that wait are kept here until `comm
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -55,7 +54,6 @@ class Node:
         self.clock = Clock(context)
         self.admin = AdminVerbs(context, self.workers)
         self.fleet: Fleet | None = None  # None: standalone
-        self._groups: deque[Group] = deque()  # cut, not committed
         self._sends: list[tuple[Connection, bytes]] = []
         clients, workers = self.clients, self.workers
         self._handlers: dict[int, Handler] = {
@@ -136,6 +134,13 @@ class Node:
         self.workers.leave(connection)
         self.clients.leave(connection)
         connection.held.clear()
+
+    def ended(self, connection: Connection) -> None:
+        """The peer sends no more: what it asked is answered, then it is closed. It is gone as gearmand sees
+        it: its foreground jobs are dropped, and those that it ran are given back."""
+        self.workers.leave(connection)
+        self.clients.leave(connection)
+        self.context.close(connection)
 
     def receive(self, connection: Connection, packets: Iterable[tuple[int, bytes]]) -> None:
         """Packets of one connection, in order."""
@@ -226,7 +231,7 @@ class Node:
                     fleet.write_states()
                 group = self.log.cut()
                 if group is not None:
-                    self._groups.append(group)
+                    self.context.uncommitted.append(group)
             if fleet is not None:
                 fleet.after_cut(group)
         elif self.log.group.jobs:
@@ -277,7 +282,7 @@ class Node:
     def committed(self, group_number: int) -> None:
         """Every group up to this one is on disk: queue its jobs, let its answers go."""
         self.log.committed = group_number
-        groups = self._groups
+        groups = self.context.uncommitted
         while groups and groups[0].number <= group_number:
             group = groups.popleft()
             self._admit(group)
@@ -285,7 +290,7 @@ class Node:
 
     def _admit(self, group: Group) -> None:
         plain = [job for job in group.jobs if job.state == PENDING and job.options is None]
-        if len(plain) == len(group.jobs):
+        if len(plain) == len(group.jobs) and not group.joined:
             self.ledger.enqueue_all(plain)
             return
         for job in group.jobs:
@@ -316,11 +321,16 @@ class Node:
         """
         owed: list[bytes] = []
         refused: set[bytes] = set()
-        groups, self._groups = self._groups, deque()
+        groups = list(self.context.uncommitted)
+        self.context.uncommitted.clear()
         assert not groups or groups[-1].number >= group_number
         for group in groups:
             owed += [record for record in group.records if record[9] in (entries.DONE, entries.LIMITS)]
             for job in group.jobs:
+                if not job.background:  # it waits for its turn only
+                    if job.state == PENDING:
+                        self.ledger.enqueue(job)
+                    continue
                 refused.add(job.handle)
                 # A foreground client that waits for it keeps it, as a foreground job; and who runs it
                 # already may end it.
@@ -354,7 +364,10 @@ class Node:
     def give_up_waiting(self, reason: str) -> None:
         """Refuse what waits for a commit that does not come. The jobs stay: they may be committed yet."""
         refusal = error(wire.QUEUE_ERROR, reason)
-        for group in self._groups:
+        for group in self.context.uncommitted:
+            for job in group.jobs:
+                if job.state == PENDING and not job.background:
+                    self.context.admit(job)  # only its place in the order waited
             for connection in group.waiting:
                 for held in connection.held:
                     if held.gate > self.log.committed:

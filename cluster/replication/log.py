@@ -69,6 +69,7 @@ class Group:
     records: list[bytes] = field(default_factory=list)  # of slots led here; sent to backups
     local: list[bytes] = field(default_factory=list)  # for this node's disk only: others' entries, promises
     jobs: list[Any] = field(default_factory=list)  # queued at commit; opaque here
+    joined: bool = False  # a job may be in `jobs` twice: as a foreground job and as what it became
     waiting: list[Any] = field(default_factory=list)  # connections with held answers; opaque here
     promises: set[int] = field(default_factory=set)  # slots of answers without an entry of their own
     needed: bool = False  # to be cut although nothing is in it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
@@ -51,11 +52,20 @@ def _address(peername: object) -> tuple[str, bool]:
 
 
 def set_options(sock: socket.socket, settings: Settings) -> None:
-    """Find peers that vanished: by probes when idle, by unacknowledged bytes when not."""
+    """Find peers that vanished: by the kernel's probes when idle, otherwise see silence.py.
+
+    Not by TCP_USER_TIMEOUT: with it Linux ends a connection whose window stays closed although each of its
+    probes is answered, which is a peer that is slow and not dead.
+    """
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, settings.keepalive_idle_seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, settings.keepalive_interval_seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, settings.keepalive_count)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, settings.user_timeout_seconds * 1000)
+
+
+def tell_lost(server: Server, connection: Connection, error: Exception | None) -> None:
+    """Say that the kernel gave a peer up; one that closed or reset its connection is no news."""
+    if isinstance(error, OSError) and error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH):
+        server.log.warning("lost a peer that answers no probes", peer=connection.address)

@@ -15,9 +15,10 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from cluster.server.peer import UNREAD_HIGH_WATER_BYTES, new_connection, set_options, take
+from cluster.server.peer import UNREAD_HIGH_WATER_BYTES, new_connection, set_options, take, tell_lost
 from cluster.server.turns import EVENTS_PER_TURN, TurnSelector
 from cluster.wire import Decoder
 
@@ -33,6 +34,8 @@ GATHERED_EVENTS_MIN: Final = 2
 # How long a connection that was closed by us is read on, so that the last answer is not destroyed by a
 # reset (the peer may still be sending).
 LINGER_SECONDS: Final = 2.0
+# The same while it has not taken all that it is owed, from the last byte that it took.
+LINGER_UNSENT_SECONDS: Final = 60.0
 # After running out of descriptors, how long nothing is accepted.
 ACCEPT_PAUSE_SECONDS: Final = 0.5
 
@@ -44,6 +47,7 @@ class PlainPeer:
     """One connection's socket; has the few methods of an asyncio transport that the server uses."""
 
     __slots__ = (
+        "_ended",
         "_mask",
         "_port",
         "_send",
@@ -61,7 +65,7 @@ class PlainPeer:
     ) -> None:
         self._port = port
         self._sock = sock
-        self._send = sock.send
+        self._send: Callable[[bytes | memoryview], int] = sock.send
         self.receive = sock.recv
         self.connection: Connection | None = connection
         self.decoder = decoder
@@ -69,6 +73,7 @@ class PlainPeer:
         self._unsent: deque[bytes | memoryview] = deque()
         self._unread_bytes = 0
         self.linger_until = 0.0
+        self._ended = False  # the peer sends no more
 
     def write(self, data: bytes) -> None:
         """Send now what the socket takes, keep the rest."""
@@ -78,7 +83,7 @@ class PlainPeer:
             except BlockingIOError:
                 sent = 0
             except OSError:
-                self._port.lost(self)
+                self._deafen()
                 return
             if sent == len(data):
                 return
@@ -108,10 +113,12 @@ class PlainPeer:
         except BlockingIOError:
             pass
         except OSError:
-            self._port.lost(self)
+            self._deafen()
             return
         mask = self._mask
-        if self._unread_bytes <= UNREAD_HIGH_WATER_BYTES // 2 and not mask & _IN:
+        if self.linger_until:
+            self.linger_until = time.monotonic() + LINGER_UNSENT_SECONDS
+        if self._unread_bytes <= UNREAD_HIGH_WATER_BYTES // 2 and not mask & _IN and not self._ended:
             mask |= _IN
             if self.connection is not None:
                 self._port.server.slow.pop(self.connection, None)
@@ -121,19 +128,49 @@ class PlainPeer:
                 self._finish()
         self._watch(mask)
 
+    def _deafen(self) -> None:
+        """It takes no more answers. What it had sent before is in the socket still, and is taken."""
+        if self.linger_until or self._ended or self.connection is None:
+            self._port.lost(self)
+            return
+        self._send = len  # from now on answers go nowhere
+        self._unsent.clear()
+        self._unread_bytes = 0
+        self._port.server.slow.pop(self.connection, None)
+        self._watch((self._mask | _IN) & ~_OUT)
+
+    def ended(self) -> None:
+        """The peer sends no more; what it has asked is answered, then the connection is closed."""
+        connection = self.connection
+        if connection is None or self._ended:
+            if not self._unsent:
+                self._port.lost(self)
+                return
+        elif not connection.closing:
+            self._port.server.node.ended(connection)
+        # The end of input would be reported again and again.
+        self._ended = True
+        self._watch(self._mask & ~_IN)
+
     def close(self) -> None:
         """Close after what is unsent has left."""
         if self.linger_until:
             return
-        self.linger_until = time.monotonic() + LINGER_SECONDS
+        patience = LINGER_UNSENT_SECONDS if self._unsent else LINGER_SECONDS
+        self.linger_until = time.monotonic() + patience
         self._port.lingering[self] = None
-        self._watch(self._mask | _IN)  # what it still sends is read and dropped
+        if not self._ended:
+            self._watch(self._mask | _IN)  # what it still sends is read and dropped
         self._port.detach(self)
         if not self._unsent:
             self._finish()
 
     def _finish(self) -> None:
         """All is sent: say so, then wait for the peer to close."""
+        if self._ended:
+            self._port.lost(self)
+            return
+        self.linger_until = time.monotonic() + LINGER_SECONDS
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -147,6 +184,9 @@ class PlainPeer:
 
     def get_write_buffer_size(self) -> int:
         return self._unread_bytes
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self._sock if name == "socket" else None
 
     def pause_reading(self) -> None:
         self._watch(self._mask & ~_IN)
@@ -226,12 +266,13 @@ class PlainPort:
                     data = peer.receive(RECEIVE_BYTES)
                 except BlockingIOError:
                     continue
-                except OSError:
+                except OSError as error:
+                    if peer.connection is not None:
+                        tell_lost(server, peer.connection, error)
                     self.lost(peer)
                     continue
                 if not data:
-                    # It sends no more; gearmand drops it then, and so do we.
-                    self.lost(peer)
+                    peer.ended()
                     continue
                 connection = peer.connection
                 if connection is not None and not connection.closing:

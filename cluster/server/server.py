@@ -30,6 +30,7 @@ from cluster.server.fleet import FleetLife
 from cluster.server.journal import Decode, Journal, Replay, read_journal
 from cluster.server.plain import PlainPort
 from cluster.server.settings import Settings
+from cluster.server.silence import SilenceWatch
 from cluster.server.status import FleetStatus, FunctionStatus, Latency, NodeStatus, Phase
 from cluster.server.tls import TlsPeer, tls_context
 from cluster.server.turns import TurnSelector
@@ -72,6 +73,7 @@ class Server:
         self._selector = selector
         self.log = structlog.get_logger("gearfleet")
         self.node = self._new_node()
+        self._silence = SilenceWatch(self)
         self.slow: dict[Connection, None] = {}  # peers with much unread output
         self.stopped = asyncio.Event()
         self.failed = False  # it stops because it must
@@ -689,6 +691,7 @@ class Server:
                 "the clock was set back; schedules follow it as in cron, jobs with a time of their own wait",
                 seconds=round(self.node.clock.set_back_seconds),
             )
+        self._silence.look(self._housekept_at)
         if self._port is not None:
             self._port.drop_lingering(time.monotonic())
         if self._turned_away:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from cluster.server.errors import StartError
 from cluster.server.files import require_readable
-from cluster.server.peer import UNREAD_HIGH_WATER_BYTES, new_connection, set_options, take
+from cluster.server.peer import UNREAD_HIGH_WATER_BYTES, new_connection, set_options, take, tell_lost
 from cluster.wire import Decoder
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 class TlsPeer(asyncio.Protocol):
     """Bytes between one connection of asyncio's and the node."""
 
-    __slots__ = ("_connection", "_decoder", "_server", "_transport")
+    __slots__ = ("_connection", "_decoder", "_plain", "_server", "_transport")
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._decoder = Decoder(packet_bytes_max=server.settings.max_payload_bytes)
         self._connection: Connection | None = None
         self._transport: asyncio.Transport | None = None
+        self._plain = False  # no TLS: the loop is not ours
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # not every loop's is a subclass of it
@@ -63,6 +64,7 @@ class TlsPeer(asyncio.Protocol):
         transport.set_write_buffer_limits(high=UNREAD_HIGH_WATER_BYTES)
         self._connection = connection
         self._transport = transport
+        self._plain = transport.get_extra_info("ssl_object") is None
         server.turn()
         server.node.connected(connection)
 
@@ -72,9 +74,19 @@ class TlsPeer(asyncio.Protocol):
             self._server.turn()
             take(self._server, connection, self._decoder, data)
 
+    def eof_received(self) -> bool:
+        """What it has asked is answered at once: once TLS is ended, asyncio sends nothing more."""
+        connection = self._connection
+        if connection is not None and not connection.closing:
+            self._server.turn()
+            self._server.node.ended(connection)
+            self._server.end()
+        return self._plain and connection is not None
+
     def connection_lost(self, exc: Exception | None) -> None:
         connection = self._connection
         if connection is not None:
+            tell_lost(self._server, connection, exc)
             self._connection = None
             self._server.turn()
             self._server.left(connection)

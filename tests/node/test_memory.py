@@ -23,7 +23,7 @@ def assert_nothing_is_kept(bench: Bench) -> None:
     assert not context.connections
     assert not context.dirty
     assert not context.closes
-    assert not node._groups
+    assert not node.context.uncommitted
     assert not node._sends
     group = node.log.group
     assert not any([group.records, group.jobs, group.waiting])

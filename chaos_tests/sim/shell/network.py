@@ -7,7 +7,7 @@ What TCP does and this does, too:
 - A killed process's connections end at once: EOF, or a reset if it had unread bytes. A frozen one's stand,
   and take what is sent.
 - Cutting a direction (`cut`) loses nothing: what is under way waits, and arrives when it is healed, unless
-  the connection is given up first (`dead_seconds`, as TCP_USER_TIMEOUT does).
+  the connection is given up first (`dead_seconds`, as cluster/server/silence.py does).
 - A host without power takes its ends with it. The others learn it when it is back, or by their own patience.
 
 See kernel.py for the interface.
