@@ -240,8 +240,8 @@ class Settings(BaseSettings):
         10,
         ge=1,
         le=86400,
-        description="Time for which a peer's kernel may acknowledge nothing of what was sent before it counts "
-        "as dead. One that only reads slowly is not dead.",
+        description="Time for which a peer's kernel may acknowledge nothing of what was sent before it "
+        "counts as dead. One that only reads slowly is not dead.",
         json_schema_extra=_in("Network"),
     )
 
