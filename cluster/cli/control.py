@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cluster.server.control import ControlClient, FleetStatus
 
 PEER_ENVIRONMENT: Final = "GEARFLEET_PEER"
+SECRET_FILE_ENVIRONMENT: Final = "GEARFLEET_SECRET_FILE"
 PEER_PORT: Final = 4731
 PEER_DEFAULT: Final = f"127.0.0.1:{PEER_PORT}"
 PEERS_MAX: Final = 64
@@ -36,6 +37,7 @@ class Peers:
     timeout_seconds: float = ANSWER_SECONDS
     tls: "PeerTls | None" = None
     tls_host: str = ""
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)  # from --secret-file
 
 
 def peer_addresses(text: str | None) -> tuple[Server, ...]:
@@ -63,6 +65,47 @@ def peer_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> "Pe
         raise click.UsageError(str(error)) from None
 
 
+def read_secret_file(path: Path) -> tuple[bytes, ...]:
+    """The fleet's secrets; a click error when that is none."""
+    from cluster.server.proof import BadSecret, decode_secrets
+
+    try:
+        return decode_secrets(path.read_bytes())
+    except OSError as error:
+        raise click.UsageError(f"--secret-file: {path} cannot be read: {error.strerror}") from None
+    except BadSecret as error:
+        raise click.UsageError(f"--secret-file: {path} has no secret of a fleet: {error}") from None
+
+
+def secrets_from_etcd() -> tuple[bytes, ...]:
+    """Those that the etcd of this environment holds; empty where it names none. Raises Failed."""
+    from cluster.server.errors import StoreError
+    from cluster.server.settings import SettingsError, load_settings
+    from cluster.server.store import Store, store_options
+
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        raise Failed(
+            f"the fleet's secret is not read from etcd, as the environment is wrong: {error}"
+        ) from None
+    if not settings.etcd:
+        return ()
+
+    async def read() -> tuple[bytes, ...]:
+        store = Store(store_options(settings))
+        try:
+            await store.read()
+            return store.secrets
+        finally:
+            await store.close()
+
+    try:
+        return asyncio.run(read())
+    except StoreError as error:
+        raise Failed(f"the fleet's secret cannot be read from etcd: {error}") from None
+
+
 def peer_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --peer, --timeout (unless the command has its own) and the TLS options: the command's `peers`."""
     path = click.Path(path_type=Path)
@@ -84,6 +127,14 @@ def peer_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Call
             help="Nodes of the fleet, by their peer port; the first that answers is asked.  "
             f"[{PEER_ENVIRONMENT}; default: {PEER_DEFAULT}]",
         ),
+        click.option(
+            "--secret-file",
+            type=path,
+            metavar="FILE",
+            envvar=SECRET_FILE_ENVIRONMENT,
+            help="The fleet's secret, as gearfleet fleet secret show prints it; for nodes elsewhere without "
+            f"TLS. Where GEARFLEET_ETCD is set it is read from etcd.  [{SECRET_FILE_ENVIRONMENT}]",
+        ),
         tls_option("peer_certificate", "Certificate to show to nodes that speak TLS."),
         tls_option("peer_key", "Its key."),
         tls_option("peer_ca", "Authorities that sign nodes' certificates."),
@@ -96,6 +147,7 @@ def peer_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Call
         def wrapped(
             *arguments: Any,
             peer: str | None,
+            secret_file: Path | None,
             peer_certificate: Path | None,
             peer_key: Path | None,
             peer_ca: Path | None,
@@ -103,7 +155,9 @@ def peer_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Call
             **rest: Any,
         ) -> Any:
             tls = peer_tls(peer_certificate, peer_key, peer_ca)
-            return command(*arguments, peers=Peers(peer_addresses(peer), answer_seconds, tls), **rest)
+            secrets = read_secret_file(secret_file) if secret_file is not None else ()
+            peers = Peers(peer_addresses(peer), answer_seconds, tls, secrets=secrets)
+            return command(*arguments, peers=peers, **rest)
 
         result: Callable[..., Any] = wrapped
         for option in reversed(options):
@@ -116,10 +170,16 @@ def peer_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Call
 def ask(peers: Peers, request: Request[Answer], *, slots: bool = False) -> Answer:
     """Find the first node that says how the fleet stands, and do the rest with it: what changes something is
     sent to one node only. Raises NoServer and Failed."""
-    from cluster.server.control import ControlError
+    from cluster.server.control import ControlError, ControlUnproved
 
     try:
-        return asyncio.run(_ask(peers, request, slots))
+        try:
+            return asyncio.run(_ask(peers, request, slots))
+        except ControlUnproved:
+            secrets = () if peers.secrets else secrets_from_etcd()
+            if not secrets:
+                raise
+            return asyncio.run(_ask(replace(peers, secrets=secrets), request, slots))
     except ControlError as error:
         raise Failed(str(error)) from None
 
@@ -134,6 +194,7 @@ async def _ask(peers: Peers, request: Request[Answer], slots: bool) -> Answer:
             address.port,
             tls=peers.tls,
             tls_host=peers.tls_host,
+            secrets=peers.secrets,
             timeout_seconds=peers.timeout_seconds,
         ) as client:
             try:

@@ -18,7 +18,7 @@ import click
 
 from client_ha.addresses import Server
 from cluster.cli import EXIT_USAGE
-from cluster.cli.control import Peers, peer_options
+from cluster.cli.control import Peers, peer_options, secrets_from_etcd
 from cluster.cli.fleet import json_option
 from cluster.cli.nodes import faults as faults_of
 from cluster.cli.nodes import print_json
@@ -365,7 +365,8 @@ async def _drill(peers: Peers, servers: Servers, means: "Means", wishes: Wishes)
     from cluster.drill.run import Plan
     from cluster.drill.watch import Watch
 
-    watch = Watch(peers.addresses, tls=peers.tls, tls_host=peers.tls_host)
+    secrets = peers.secrets or secrets_from_etcd()
+    watch = Watch(peers.addresses, secrets=secrets, tls=peers.tls, tls_host=peers.tls_host)
     status = await _first_look(watch, wishes)
     means = await _with_proxies(means, status, wishes)
     scenarios = _choose(wishes, means)

@@ -38,7 +38,7 @@ def own_peer(peers: Peers) -> tuple[Peers, str]:
             "GEARFLEET_ETCD is not set, so this node stands alone, and nobody can take its slots. Just stop "
             "it; its jobs are on its disk"
         )
-    return Peers((address,), peers.timeout_seconds, tls, settings.advertise), settings.name
+    return Peers((address,), peers.timeout_seconds, tls, settings.advertise, peers.secrets), settings.name
 
 
 class Progress:

@@ -31,7 +31,7 @@ Exit codes: 0 done, 1 refused, 2 usage, 3 etcd did not answer."""
 
 @click.group("fleet")
 def fleet() -> None:
-    """Bring a fleet back after etcd was lost."""
+    """Bring a fleet back after etcd was lost; show or exchange its secret."""
 
 
 @fleet.command("saved-map")

@@ -31,7 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "forget": ("A fleet", "operate", "forget", "Say that a node is gone for good."),
     "promote": ("A fleet", "operate", "promote", "Lead slots from what is left of them."),
     "drill": ("A fleet", "drill", "drill", "Break a fleet on purpose, and see what it keeps."),
-    "fleet": ("A fleet", "restore", "fleet", "Bring a fleet back after etcd was lost."),
+    "fleet": ("A fleet", "secret", "fleet", "Bring a fleet back after etcd was lost; its secret."),
     "gearman": ("Instead of the stock tools", "gearman", "gearman", "Takes the options of gearman."),
     "gearadmin": ("Instead of the stock tools", "gearadmin", "gearadmin", "Takes the options of gearadmin."),
 }

@@ -49,11 +49,13 @@ class Watch:
         self,
         peers: Sequence[Server],
         *,
+        secrets: tuple[bytes, ...] = (),
         tls: PeerTls | None = None,
         tls_host: str = "",
         timeout_seconds: float = 3.0,
     ) -> None:
         self._peers = list(peers)
+        self._secrets = secrets
         self._tls = tls
         self._tls_host = tls_host
         self._timeout_seconds = timeout_seconds
@@ -63,6 +65,7 @@ class Watch:
         return ControlClient(
             server.host,
             server.port,
+            secrets=self._secrets,
             tls=self._tls,
             tls_host=self._tls_host,
             timeout_seconds=timeout_seconds or self._timeout_seconds,

@@ -10,6 +10,7 @@ import ssl
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -84,7 +85,7 @@ async def connect(host: str, port: int) -> str:
     """
     loop = asyncio.get_running_loop()
     error: OSError | None = None
-    for family, address in await _resolve(host, port):
+    for family, address in await resolve(host, port):
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)
             try:
@@ -99,7 +100,7 @@ async def connect(host: str, port: int) -> str:
     raise error or OSError(f"{host} has no address")
 
 
-async def _resolve(host: str, port: int) -> list[tuple[int, Any]]:
+async def resolve(host: str, port: int) -> list[tuple[int, Any]]:
     with contextlib.suppress(ValueError):
         version = ip_address(host).version
         return [(socket.AF_INET6 if version == 6 else socket.AF_INET, (host, port))]
@@ -124,6 +125,21 @@ def why_not(host: str, port: int) -> str:
 
 def host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def host_of(peer: str) -> str:
+    """The host in what gRPC says of a caller: ipv4:192.0.2.1:4711, ipv6:%5B::1%5D:4711."""
+    text = unquote(peer).partition(":")[2].rpartition(":")[0]
+    return text.strip("[]") or peer
+
+
+def is_loopback(peer: str) -> bool:
+    """Whether a caller is of this machine."""
+    try:
+        address = ip_address(host_of(peer).split("%")[0])
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def os_reason(error: OSError) -> str:

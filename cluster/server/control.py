@@ -2,6 +2,10 @@
 
 Plumbing: the owner decides, also whether a request is for another node and to be passed on. The command
 line is the client, and so is a node that passes something on.
+
+Who asks has to prove that he knows the fleet's secret (proof.py), unless he is trusted without: over TLS,
+where his certificate is one of the fleet's authority; and over loopback, where the setting `control_from`
+says so.
 """
 
 from __future__ import annotations
@@ -9,24 +13,41 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from secrets import token_bytes
 from typing import Any, Final, Protocol
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
+from cluster.replication.frames import Hello
 from cluster.server.channels import (
     MESSAGE_BYTES_MAX,
     PeerTls,
     connect,
     explain,
     host_and_port,
+    host_of,
+    is_loopback,
     open_channel,
     os_reason,
     tls_hint,
 )
 from cluster.server.generated import control_pb2 as pb
+from cluster.server.proof import (
+    NONCE_BYTES,
+    PROOFS_MAX,
+    Challenges,
+    Secrets,
+    agree,
+    answer_proofs,
+    call_proofs,
+)
 
 SERVICE: Final = "gearfleet.control.v1.Control"
+CHALLENGE_KEY: Final = "gearfleet-challenge"  # of a call's metadata
+PROOFS_KEY: Final = "gearfleet-proofs"
+COMPLAIN_SECONDS: Final = 1.0  # between two log lines about strangers
 CONTROL_SECONDS: Final = 10.0  # for an answer, and between two words of a drain
 
 
@@ -100,6 +121,10 @@ class ControlUnreachable(ControlError):
     """No answer: nobody knows whether it was done."""
 
 
+class ControlUnproved(ControlError):
+    """The node does not take requests from whoever does not prove that he knows the fleet's secret."""
+
+
 class ControlUnsupported(ControlError):
     """The node is of a release that does not know the request."""
 
@@ -119,22 +144,111 @@ class ControlOwner(Protocol):
 
 
 class ControlService:
-    """The five calls of proto/control.proto on a PeerPort: `PeerPort(..., handlers=[service.handler])`."""
+    """The calls of proto/control.proto on a PeerPort: `PeerPort(..., handlers=[service.handler])`."""
 
-    def __init__(self, owner: ControlOwner) -> None:
+    def __init__(
+        self,
+        owner: ControlOwner,
+        hello: Hello,
+        *,
+        secrets: Callable[[], Secrets],
+        trust_loopback: bool = False,
+        trust_all: bool = False,
+    ) -> None:
+        """`hello`: who this node is. `trust_all`: TLS has asked for a certificate already."""
         self._owner = owner
+        self._hello = hello
+        self._secrets = secrets
+        self._trust_loopback = trust_loopback
+        self._trust_all = trust_all
+        self._challenges = Challenges(token_bytes(NONCE_BYTES))
+        self._complained_at = -COMPLAIN_SECONDS
+        self._unsaid = 0
         self._log = structlog.get_logger("gearfleet")
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         self.handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Describe": unary(self._describe, pb.DescribeRequest.FromString, _bytes),
-                "Drain": stream(self._drain, pb.DrainRequest.FromString, _bytes),
-                "Join": unary(self._join, pb.NodeRequest.FromString, _bytes),
-                "Forget": unary(self._forget, pb.NodeRequest.FromString, _bytes),
-                "Promote": unary(self._promote, pb.PromoteRequest.FromString, _bytes),
+                "Challenge": unary(self._challenge, pb.ChallengeRequest.FromString, _bytes),
+                # As bytes: what is proved is what was sent.
+                **{
+                    name: kind(self._proved(name, parse, work), None, _bytes)
+                    for name, kind, parse, work in (
+                        ("Describe", unary, pb.DescribeRequest.FromString, self._describe),
+                        ("Drain", stream, pb.DrainRequest.FromString, self._drain),
+                        ("Join", unary, pb.NodeRequest.FromString, self._join),
+                        ("Forget", unary, pb.NodeRequest.FromString, self._forget),
+                        ("Promote", unary, pb.PromoteRequest.FromString, self._promote),
+                    )
+                },
             },
         )
+
+    async def _challenge(self, request: pb.ChallengeRequest, context: Any) -> pb.ChallengeAnswer:
+        now, hello = asyncio.get_running_loop().time(), self._hello
+        if len(request.nonce) != NONCE_BYTES:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"a challenge is asked for with {NONCE_BYTES} bytes"
+            )
+        challenge = self._challenges.make(now, token_bytes(NONCE_BYTES))
+        return pb.ChallengeAnswer(
+            fleet=hello.fleet,
+            node=hello.node,
+            identity=hello.identity,
+            incarnation=hello.incarnation,
+            challenge=challenge,
+            proofs=answer_proofs(self._secrets(), request.nonce, _who(hello), challenge),
+        )
+
+    def _proved(
+        self, method: str, parse: Callable[[bytes], Any], work: Callable[[Any, Any], Awaitable[Any]]
+    ) -> Callable[[bytes, Any], Awaitable[Any]]:
+        async def call(data: bytes, context: Any) -> Any:
+            fault = self._distrust(method, data, context)
+            if fault:
+                self._complain(method, context.peer(), fault)
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, fault)
+            try:
+                request = parse(data)
+            except DecodeError:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "that is no request")
+            return await work(request, context)
+
+        return call
+
+    def _distrust(self, method: str, data: bytes, context: Any) -> str:
+        """Why a call is not taken; empty when it is."""
+        metadata = dict(context.invocation_metadata() or ())
+        if CHALLENGE_KEY not in metadata:
+            if self._trust_all or (self._trust_loopback and is_loopback(context.peer())):
+                return ""
+            return f"node {self._hello.node} takes no requests from whoever does not know the fleet's secret"
+        try:
+            challenge = bytes.fromhex(str(metadata[CHALLENGE_KEY]))
+            shown = [bytes.fromhex(each) for each in str(metadata.get(PROOFS_KEY, "")).split(",", PROOFS_MAX)]
+        except ValueError:
+            return "what came with the request is no proof"
+        wanted = call_proofs(self._secrets(), _who(self._hello), challenge, method, data)
+        if not agree(wanted, shown):
+            return f"it is not the secret of fleet {self._hello.fleet} that the request was proved with"
+        if not self._challenges.use(challenge, asyncio.get_running_loop().time()):
+            return "the proof is of an earlier request, or too old: send the request again"
+        return ""
+
+    def _complain(self, method: str, peer: str, reason: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._complained_at < COMPLAIN_SECONDS:
+            self._unsaid += 1
+            return
+        self._complained_at = now
+        self._log.warning(
+            "refused a command",
+            command=method.lower(),
+            address=host_of(peer),
+            reason=reason,
+            more=self._unsaid,  # that were refused since the line before
+        )
+        self._unsaid = 0
 
     async def _describe(self, request: pb.DescribeRequest, context: Any) -> pb.FleetDescription:
         status = await self._do(context, self._owner.describe(slots=request.slots))
@@ -184,16 +298,19 @@ class ControlClient:
         host: str,
         port: int,
         *,
+        secrets: Secrets = (),
         tls: PeerTls | None = None,
         tls_host: str = "",
         timeout_seconds: float = CONTROL_SECONDS,
     ) -> None:
-        """`tls_host`: what the node's certificate is for, where that is not `host`."""
+        """`secrets`: the fleet's; with them both sides prove themselves. Without, the node may refuse
+        (ControlUnproved). `tls_host`: what the node's certificate is for, where that is not `host`."""
         self._host = host
         self._port = port
         self._tls = tls
         self._tls_host = tls_host or host
         self._timeout_seconds = timeout_seconds
+        self._secrets = secrets
         self._channel: Any = None
 
     async def __aenter__(self) -> ControlClient:
@@ -230,8 +347,9 @@ class ControlClient:
     async def drain(self, node: str, *, restart: bool = False) -> AsyncIterator[DrainStep]:
         """Steps as they come; giving up the iteration does not call the drain off."""
         channel = await self._open()
-        method = channel.unary_stream(f"/{SERVICE}/Drain", _bytes, pb.DrainProgress.FromString)
-        call = method(pb.DrainRequest(node=node, restart=restart))
+        method = channel.unary_stream(f"/{SERVICE}/Drain", None, pb.DrainProgress.FromString)
+        data = _bytes(pb.DrainRequest(node=node, restart=restart))
+        call = method(data, metadata=await self._proof(channel, "Drain", data))
         try:
             while True:
                 step = await self._await(call.read())
@@ -255,11 +373,34 @@ class ControlClient:
 
     async def _ask(self, name: str, request: Any, parse: Callable[[bytes], Any]) -> Any:
         channel = await self._open()
-        call = channel.unary_unary(f"/{SERVICE}/{name}", _bytes, parse)(request)
+        data = _bytes(request)
+        metadata = await self._proof(channel, name, data)
+        call = channel.unary_unary(f"/{SERVICE}/{name}", None, parse)(data, metadata=metadata)
         try:
             return await self._await(call)
         finally:
             call.cancel()
+
+    async def _proof(self, channel: Any, method: str, data: bytes) -> tuple[tuple[str, str], ...] | None:
+        """What is sent with a call; before it the node has proved itself, too."""
+        if not self._secrets:
+            return None
+        nonce = token_bytes(NONCE_BYTES)
+        ask = channel.unary_unary(f"/{SERVICE}/Challenge", _bytes, pb.ChallengeAnswer.FromString)
+        call = ask(pb.ChallengeRequest(nonce=nonce))
+        try:
+            found = await self._await(call)
+        finally:
+            call.cancel()
+        node = Hello(found.fleet, found.node, found.identity, found.incarnation, 0, 0, "")
+        if not agree(answer_proofs(self._secrets, nonce, node, found.challenge), found.proofs):
+            where = host_and_port(self._host, self._port)
+            raise ControlUnproved(
+                f"{where} does not know the secret that was given, so nothing was asked of it: it is of "
+                "another fleet, or the secret is an old one. Read it again"
+            )
+        proofs = call_proofs(self._secrets, node, found.challenge, method, data)
+        return (CHALLENGE_KEY, found.challenge.hex()), (PROOFS_KEY, ",".join(map(bytes.hex, proofs)))
 
     async def _open(self) -> Any:
         if self._channel is None:
@@ -296,6 +437,11 @@ class ControlClient:
                 f"{where} does not know this request: it is no node of a fleet, or one of an older release; "
                 "upgrade it"
             )
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            raise ControlUnproved(
+                f"{text}. Give it with --secret-file, set GEARFLEET_ETCD where etcd can be read, or run the "
+                "command on the node's machine"
+            )
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             raise ControlRefused(text)
         if code is grpc.StatusCode.ABORTED:
@@ -303,6 +449,11 @@ class ControlClient:
         if code is grpc.StatusCode.UNAVAILABLE:
             raise ControlUnreachable(f"no answer from {where} ({text}): {tls_hint(self._tls)}")
         raise ControlError(f"{where}: {text}")
+
+
+def _who(hello: Hello) -> Hello:
+    """The parts of it that a challenge's answer tells."""
+    return Hello(hello.fleet, hello.node, hello.identity, hello.incarnation, 0, 0, "")
 
 
 def _bytes(message: Any) -> bytes:

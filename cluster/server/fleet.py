@@ -15,6 +15,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from secrets import token_bytes
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -44,7 +45,9 @@ from cluster.server.channels import connect, host_and_port, os_reason
 from cluster.server.control import ControlClient, ControlRefused, ControlService, DrainStep
 from cluster.server.directory import DataDirectory
 from cluster.server.errors import Regressed, StartError, StoreError, Unreachable
+from cluster.server.peer_hosts import peer_hosts
 from cluster.server.peers import PeerAddress, PeerPort, load_peer_tls
+from cluster.server.proof import SECRET_BYTES, Secrets
 from cluster.server.status import FleetStatus
 from cluster.server.store import Store, store_options
 
@@ -221,13 +224,26 @@ class FleetLife:
         settings = self._settings
         name, identity = settings.name, self.directory.identity.hex
         hello = Hello(settings.fleet, name, identity, incarnation, PROTOCOL_VERSION, SLOT_COUNT, __version__)
+        await self._have_secret()
+        control_service = ControlService(
+            self,
+            hello,
+            secrets=self._secrets,
+            trust_loopback=settings.control_from == "loopback",
+            trust_all=self._tls is not None,
+        )
+        hosts, why = await peer_hosts(settings)
+        if why:
+            self._log.info("the peer port listens on all addresses", reason=why)
         self.port = PeerPort(
             hello,
-            settings.peer_host,
+            hosts,
             settings.peer_port,
             self,
+            secrets=self._secrets,
+            must_prove=settings.peer_proof == "required",
             tls=self._tls,
-            handlers=(ControlService(self).handler,),
+            handlers=(control_service.handler,),
             places=settings.peer_places,
         )
         await self.port.start()
@@ -243,6 +259,7 @@ class FleetLife:
             version=__version__,
             empty=empty,
         )
+        self._say_how_safe()
         self.fleet.begin(self.member)
         self._server.fleet_status = self.status
         told = ""
@@ -269,6 +286,38 @@ class FleetLife:
             advertise=settings.advertise,
             peer_port=self.port.port,
         )
+
+    def _secrets(self) -> Secrets:
+        return self.store.secrets
+
+    async def _have_secret(self) -> None:
+        """Read the fleet's secret, or make it: a new fleet has none, nor one of an older release."""
+        told = ""
+        while True:
+            try:
+                await self.store.have_secret(token_bytes(SECRET_BYTES))
+                return
+            except Unreachable as error:
+                if str(error) != told:
+                    told = str(error)
+                    self._log.warning("waiting for etcd", reason=told)
+                await asyncio.sleep(RETRY_SECONDS)
+            except StoreError as error:
+                raise StartError(str(error)) from None
+
+    def _say_how_safe(self) -> None:
+        if self._settings.peer_proof == "optional":
+            self._log.warning(
+                "nodes without a proof are let in",
+                reason="--peer-proof=optional is for an upgrade from a release without proofs: take it away "
+                "when all nodes have this one",
+            )
+        if self._tls is None:
+            self._log.info(
+                "no TLS between nodes",
+                reason="nodes prove who they are by the fleet's secret, but jobs travel readable: in a "
+                "network that others share set peer_certificate, peer_key and peer_ca",
+            )
 
     async def _check_advertise(self) -> None:
         """Say so when nobody is found where this node says that it is; names may take a while."""
@@ -363,6 +412,8 @@ class FleetLife:
 
     async def _see(self, view: View) -> None:
         self._check_generation(view)
+        if not self.store.secrets_there:  # somebody has deleted the key
+            await self.store.have_secret(token_bytes(SECRET_BYTES))
         old = self.fleet.view
         if view.map is not None and (old.map is None or old.map.revision != view.map.revision):
             await self._save_map(view)
@@ -764,7 +815,7 @@ class FleetLife:
         if member is None:
             raise ControlRefused(f"{node} is not up: see `gearfleet nodes`")
         host, port = self._settings.peer_places.get(node) or (member.host, member.peer_port)
-        return ControlClient(host, port, tls=self._tls, tls_host=member.host)
+        return ControlClient(host, port, secrets=self.store.secrets, tls=self._tls, tls_host=member.host)
 
     # ---- for probes and metrics
 

@@ -6,6 +6,7 @@ apart here by hand, which copies the entries once instead of twice. The rest goe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -14,6 +15,7 @@ from cluster.replication.frames import Answer, Frame, Hello, Offer, Piece
 from cluster.server.generated import replication_pb2 as pb
 
 KEEP_ALIVE: Final = b"\x12\x00"  # a Message with an empty Frame
+NO_FRAME: Final = Frame()
 
 
 class BadMessage(Exception):
@@ -26,8 +28,21 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def pack_hello(hello: Hello) -> bytes:
-    return bytes(pb.Message(hello=pb.Hello(**hello._asdict())).SerializeToString())
+class Greeting(NamedTuple):
+    """One of the messages that open a stream, see proof.py."""
+
+    content: Hello | Refusal | None  # None: a proof alone
+    nonce: bytes = b""  # none: of a release that knows no proofs
+    proofs: tuple[bytes, ...] = ()
+
+
+def pack_hello(hello: Hello, nonce: bytes = b"", proofs: Sequence[bytes] = ()) -> bytes:
+    message = pb.Message(hello=pb.Hello(**hello._asdict()), nonce=nonce, proofs=proofs)
+    return bytes(message.SerializeToString())
+
+
+def pack_proofs(proofs: Sequence[bytes]) -> bytes:
+    return bytes(pb.Message(proofs=proofs).SerializeToString())
 
 
 def pack_refusal(reason: str) -> bytes:
@@ -85,10 +100,30 @@ def _pack_any_frame(frame: Frame) -> bytes:
 
 def unpack(data: bytes) -> Hello | Frame | Refusal:
     """Raises BadMessage."""
+    return _content(_parse(data))
+
+
+def unpack_greeting(data: bytes) -> Greeting:
+    """Raises BadMessage. Frames, which may be large, are not looked into."""
+    message = _parse(data)
+    kind = message.WhichOneof("content")
+    if kind is None and message.proofs:
+        return Greeting(None, message.nonce, tuple(message.proofs))
+    content = NO_FRAME if kind == "frame" else _content(message)
+    if isinstance(content, Frame):
+        raise BadMessage("a frame before the stream was opened")
+    return Greeting(content, message.nonce, tuple(message.proofs))
+
+
+def _parse(data: bytes) -> pb.Message:
     try:
-        message = pb.Message.FromString(data)
+        message: pb.Message = pb.Message.FromString(data)
+        return message
     except DecodeError:
         raise BadMessage(f"{len(data)} bytes that are no message of this protocol") from None
+
+
+def _content(message: pb.Message) -> Hello | Frame | Refusal:
     content = message.WhichOneof("content")
     if content == "frame":
         return _frame(message.frame)

@@ -1,8 +1,9 @@
 """PeerPort: this node's gRPC streams to the other nodes of its fleet.
 
 One stream for each pair of nodes. The node whose name sorts first opens it, again and again until it
-stands; the other one accepts. Each side's first message is a Hello; a side that does not like the other's
-answers with a Refusal that says what to do, and the stream is over. After the Hellos come frames. What is
+stands; the other one accepts. Each side's first message is a Hello, and each proves that it knows the fleet's
+secret (proof.py); a side that does not like the other's answers with a Refusal that says what to do, and the
+stream is over. After that come frames. What is
 in them is the owner's business: the port asks for a frame when the one before has been taken by the
 transport, so that frames merge while the line is busy, and at most one waits in memory.
 
@@ -24,6 +25,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from secrets import token_bytes
 from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
@@ -37,6 +39,7 @@ from cluster.server.channels import (
     connect,
     explain,
     host_and_port,
+    host_of,
     load_peer_tls,
     open_channel,
     options,
@@ -48,12 +51,16 @@ from cluster.server.errors import StartError
 from cluster.server.messages import (
     KEEP_ALIVE,
     BadMessage,
+    Greeting,
     Refusal,
     pack_frame,
     pack_hello,
+    pack_proofs,
     pack_refusal,
     unpack,
+    unpack_greeting,
 )
+from cluster.server.proof import ACCEPTOR, DIALLER, NONCE_BYTES, Secrets, agree, stream_proofs
 
 __all__ = ["PeerAddress", "PeerLimits", "PeerOwner", "PeerPort", "PeerTls", "load_peer_tls"]
 
@@ -83,7 +90,7 @@ class PeerLimits:
     keepalive_seconds: float = 0.5  # say something at least this often
     silence_seconds: float = 2.0  # report who said nothing for this long
     drop_seconds: float = 10.0  # and break a stream that was silent for this long
-    dial_seconds: float = DIAL_SECONDS
+    dial_seconds: float = DIAL_SECONDS  # until the stream stands; one that is called waits as long
     introduce_seconds: float = INTRODUCE_SECONDS
 
 
@@ -164,13 +171,17 @@ class PeerPort:
         port: int,
         owner: PeerOwner,
         *,
+        secrets: Callable[[], Secrets],
+        must_prove: bool = True,
         tls: PeerTls | None = None,
         limits: PeerLimits | None = None,
         handlers: Sequence[grpc.GenericRpcHandler] = (),
         places: Mapping[str, tuple[str, int]] | None = None,
     ) -> None:
-        """`handlers` are further services on the same port, see control.py. `places`: by name, the host and
-        port of nodes that are not to be connected to where they advertise it."""
+        """`host`: one or several with commas. `secrets`: the fleet's as they are now. `must_prove`: or may
+        nodes of releases that cannot? `handlers` are further services on the same port, see control.py.
+        `places`: by name, the host and port of nodes that are not to be connected to where they advertise
+        it."""
         self.hello = hello
         self.name = hello.node
         self.host = host
@@ -178,10 +189,11 @@ class PeerPort:
         self.limits = limits or PeerLimits()
         self.log = structlog.get_logger("gearfleet")
         self._owner = owner
+        self._secrets = secrets
+        self._must_prove = must_prove
         self._tls = tls
         self._handlers = handlers
         self._places = dict(places or {})
-        self._hello_bytes = pack_hello(hello)
         self._loop = asyncio.get_running_loop()
         self._server: Any = None
         self._peers: dict[str, _Peer] = {}
@@ -204,23 +216,24 @@ class PeerPort:
             options=options(self.limits.message_bytes_max, server=True),
             maximum_concurrent_rpcs=CALLS_MAX,
         )
-        address = host_and_port(self.host, self.port)
-        try:
-            if self._tls is None:
-                self.port = server.add_insecure_port(address)
-            else:
-                credentials = grpc.ssl_server_credentials(
-                    [(self._tls.key, self._tls.certificate)],
-                    root_certificates=self._tls.ca,
-                    require_client_auth=True,
-                )
-                self.port = server.add_secure_port(address, credentials)
-        except RuntimeError:
-            await server.stop(None)
-            raise StartError(
-                f"cannot listen for other nodes on {address} ({why_not(self.host, self.port)}): stop what "
-                "uses that port, or give --peer-host and --peer-port others"
-            ) from None
+        for host in self.host.split(","):
+            address = host_and_port(host, self.port)
+            try:
+                if self._tls is None:
+                    self.port = server.add_insecure_port(address)
+                else:
+                    credentials = grpc.ssl_server_credentials(
+                        [(self._tls.key, self._tls.certificate)],
+                        root_certificates=self._tls.ca,
+                        require_client_auth=True,
+                    )
+                    self.port = server.add_secure_port(address, credentials)
+            except RuntimeError:
+                await server.stop(None)
+                raise StartError(
+                    f"cannot listen for other nodes on {address} ({why_not(host, self.port)}): stop what "
+                    "uses that port, or give --peer-host and --peer-port others"
+                ) from None
         await server.start()
         self._server = server
         self._tick_due = self._loop.time()
@@ -332,18 +345,7 @@ class PeerPort:
                 target = await connect(*place)
                 channel = open_channel(target, peer.address.host, self._tls, self.limits.message_bytes_max)
                 call = channel.stream_stream(EXCHANGE)()
-                await call.write(self._hello_bytes)
-                data = await call.read()
-                if data is grpc.aio.EOF:
-                    raise BadMessage("it closed the stream without a word")
-                answer = unpack(data)
-                if isinstance(answer, Refusal):
-                    raise _Unwanted(f"it refuses this node: {answer.reason}")
-                if not isinstance(answer, Hello):
-                    raise BadMessage("its first message is no Hello")
-                fault = self._fault(answer) or self._mismatch(answer, peer.name, where)
-                if fault is not None:
-                    raise _Unwanted(fault)
+                answer = await self._greet(call, peer, where)
                 limit.reschedule(None)
             if not peer.gone:
                 stood = True
@@ -369,6 +371,33 @@ class PeerPort:
                 await channel.close()
         return stood
 
+    async def _greet(self, call: Any, peer: _Peer, where: str) -> Hello:
+        """The dialler's part of an opening: both Hellos and both proofs."""
+        nonce = token_bytes(NONCE_BYTES)
+        await call.write(pack_hello(self.hello, nonce))
+        data = await call.read()
+        if data is grpc.aio.EOF:
+            raise BadMessage("it closed the stream without a word")
+        greeting = unpack_greeting(data)
+        answer = greeting.content
+        if isinstance(answer, Refusal):
+            raise _Unwanted(f"it refuses this node: {answer.reason}")
+        if not isinstance(answer, Hello):
+            raise BadMessage("its first message is no Hello")
+        fault = (
+            self._fault(answer)
+            or self._mismatch(answer, peer.name, where)
+            or self._cannot_prove(answer, greeting)
+        )
+        if fault is not None:
+            raise _Unwanted(fault)
+        if greeting.nonce:
+            secrets, both = self._secrets(), (self.hello, nonce, answer, greeting.nonce)
+            if not agree(stream_proofs(secrets, ACCEPTOR, *both), greeting.proofs):
+                raise _Unwanted(_unproved(answer.node))
+            await call.write(pack_proofs(stream_proofs(secrets, DIALLER, *both)))
+        return answer
+
     def _no_stream(self, peer: _Peer, reason: str, *, quietly: bool = False) -> None:
         peer.trouble = reason
         if not quietly and not peer.gone:
@@ -383,34 +412,67 @@ class PeerPort:
                 data = await context.read()
                 if data is grpc.aio.EOF:
                     return
-                hello = unpack(data)
+                greeting = unpack_greeting(data)
+                hello = greeting.content
                 if not isinstance(hello, Hello):
                     raise BadMessage("the first message is no Hello")
-                fault = self._fault(hello) or await self._introduce(hello)
+                fault = (
+                    self._fault(hello)
+                    or self._cannot_prove(hello, greeting)
+                    or await self._introduce(hello)
+                    or await self._exchange_proofs(context, hello, greeting.nonce)
+                )
                 if fault is not None:
                     self._complain(
-                        f"{context.peer()} {fault}",
+                        f"{host_of(context.peer())} {fault}",
                         "refused a node",
                         node=hello.node,
-                        address=context.peer(),
+                        address=host_of(context.peer()),
                         reason=fault,
                     )
                     await context.write(pack_refusal(fault))
                     return
-                await context.write(self._hello_bytes)
         except (TimeoutError, BadMessage) as error:
-            reason = str(error) or f"no Hello within {self.limits.dial_seconds} s"
-            self._complain("no peer", "not a node of a fleet", address=context.peer(), reason=reason)
+            reason = str(error) or f"no Hello and proof within {self.limits.dial_seconds} s"
+            self._complain("no peer", "not a node of a fleet", address=host_of(context.peer()), reason=reason)
             context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
             context.set_details(reason)
             return
         peer = self._peers.get(hello.node)
-        if peer is None or self._closed:
+        if peer is None or self._closed or self._stranger(hello) is not None:  # since it was looked at
             return
         stream = _Stream(hello, context.read, context.write, self._loop)
         reason = await self._serve(peer, stream)
         context.set_code(grpc.StatusCode.ABORTED)
         context.set_details(reason)
+
+    async def _exchange_proofs(self, context: Any, hello: Hello, nonce: bytes) -> str | None:
+        """The acceptor's part of an opening, after the caller's Hello; what is wrong with its proof."""
+        if not nonce:  # _cannot_prove has let it in
+            await context.write(pack_hello(self.hello))
+            return None
+        own, secrets = token_bytes(NONCE_BYTES), self._secrets()
+        both = (hello, nonce, self.hello, own)
+        await context.write(pack_hello(self.hello, own, stream_proofs(secrets, ACCEPTOR, *both)))
+        data = await context.read()
+        if data is grpc.aio.EOF:
+            raise BadMessage("it left without a proof that it is of this fleet")
+        # The secrets that it was shown, or newer ones: both sides may learn of an exchange at any time.
+        known = tuple(dict.fromkeys((*secrets, *self._secrets())))
+        if not agree(stream_proofs(known, DIALLER, *both), unpack_greeting(data).proofs):
+            return _unproved(hello.node)
+        return None
+
+    def _cannot_prove(self, hello: Hello, greeting: Greeting) -> str | None:
+        """Whether it is of a release without proofs, and that is not allowed."""
+        if len(greeting.nonce) == NONCE_BYTES or (not greeting.nonce and not self._must_prove):
+            return None
+        if greeting.nonce:
+            return f"node {hello.node} sent a nonce of {len(greeting.nonce)} bytes, not {NONCE_BYTES}"
+        return (
+            f"node {hello.node} (version {hello.version}) does not prove that it knows the fleet's secret: "
+            f"its release cannot. Upgrade it; until then start node {self.name} with --peer-proof=optional"
+        )
 
     def _fault(self, hello: Hello) -> str | None:
         """What no patience mends. For both sides: the text may be read on the other node."""
@@ -516,8 +578,10 @@ class PeerPort:
                     stream.silent = False
                     self._tell(self._owner.peer_heard, name)
                 content = NOTHING if data == KEEP_ALIVE else unpack(data)
+                if isinstance(content, Refusal):
+                    raise BadMessage(f"a refusal: {content.reason}")
                 if not isinstance(content, Frame):
-                    raise BadMessage("a second Hello, or a Refusal, in the middle of a stream")
+                    raise BadMessage("a second Hello in the middle of a stream")
                 try:
                     frame_came(name, content)
                 except Exception:
@@ -662,6 +726,13 @@ class PeerPort:
             self._complaints.clear()
         self._complaints[key] = now
         self.log.warning(event, **values)
+
+
+def _unproved(name: str) -> str:
+    return (
+        f"node {name} does not know the fleet's secret that etcd holds: a stranger, or one that reads "
+        "another etcd; correct --etcd there"
+    )
 
 
 class _Unwanted(Exception):

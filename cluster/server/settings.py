@@ -386,7 +386,7 @@ class Settings(BaseSettings):
         "",
         validate_default=True,
         description="Address to listen on for other nodes and for gearfleet's commands.",
-        json_schema_extra=_in("Peers", default="as host"),
+        json_schema_extra=_in("Peers", default="as host; where that is all, as advertise and loopback"),
     )
     peer_port: int = Field(
         PEER_PORT,
@@ -400,6 +400,18 @@ class Settings(BaseSettings):
         description="NAME=HOST:PORT, several with commas or by repeating the option: where this node reaches "
         "the peer port of that node, instead of where it advertises it.",
         json_schema_extra=_in("Peers", default="none"),
+    )
+    peer_proof: Literal["required", "optional"] = Field(
+        "required",
+        description="Whether other nodes have to prove that they know the fleet's secret; optional is for "
+        "the time of an upgrade from a release that cannot.",
+        json_schema_extra=_in("Peers"),
+    )
+    control_from: Literal["loopback", "none"] = Field(
+        "loopback",
+        description="Who may give gearfleet's commands to the peer port without the fleet's secret, where it "
+        "has no TLS.",
+        json_schema_extra=_in("Peers"),
     )
     peer_certificate: Path | None = Field(
         None,

@@ -4,6 +4,7 @@
 /gearfleet/FLEET/map             swapped: written only where it is what the writer has read
 /gearfleet/FLEET/nodes/NODE      a Member, on a lease: it goes when its node has been silent for the lease
 /gearfleet/FLEET/dirs/IDENTITY   the nonce of a data directory's last start
+/gearfleet/FLEET/secret          one secret, or two while it is being exchanged: see proof.py
 
 The order of a start, each when the one before has succeeded:
 
@@ -64,6 +65,7 @@ from cluster.server.etcd import (
     transaction,
     unchanged,
 )
+from cluster.server.proof import BadSecret, Secrets, decode_secrets, encode_secrets
 from cluster.server.settings import Endpoint, Settings
 
 POLL_SECONDS: Final = 5.0
@@ -108,11 +110,13 @@ class _Keys:
     map: bytes
     nodes: bytes  # prefix
     directories: bytes  # prefix
+    secret: bytes
 
     @classmethod
     def of(cls, fleet: str) -> _Keys:
         prefix = f"/gearfleet/{fleet}/".encode()
-        return cls(prefix, prefix + b"config", prefix + b"map", prefix + b"nodes/", prefix + b"dirs/")
+        names = (b"config", b"map", b"nodes/", b"dirs/", b"secret")
+        return cls(prefix, *(prefix + name for name in names))
 
     def node(self, name: str) -> bytes:
         return self.nodes + name.encode()
@@ -146,6 +150,8 @@ class Store:
         self.options = options
         self.reachable = False
         self.last_good_at = 0.0  # time.monotonic() of the last answer; 0 = none yet
+        self.secrets: Secrets = ()  # the fleet's, as last read
+        self.secrets_there = True  # the last read has seen their key
         self.last_lease_at = 0.0  # time.monotonic() when the last good keep-alive was sent; 0 = none yet
         self._log = structlog.get_logger("gearfleet")
         self._on_hint = on_hint
@@ -228,23 +234,21 @@ class Store:
 
     async def _read(self) -> View:
         keys, cached, floor = self._keys, self._last_map, self._revision
-        config, nodes, fleet_map = get(keys.config), get(keys.nodes, range_end(keys.nodes)), get(keys.map)
+        always = [get(keys.config), get(keys.nodes, range_end(keys.nodes)), get(keys.secret)]
         if cached is None:
-            request = transaction([], [config, nodes, fleet_map])
+            request = transaction([], [*always, get(keys.map)])
         else:  # the map is large and seldom new
-            request = transaction(
-                [unchanged(keys.map, cached[0])], [config, nodes], [config, nodes, fleet_map]
-            )
+            request = transaction([unchanged(keys.map, cached[0])], always, [*always, get(keys.map)])
         reply = await self._note("reads", self._etcd.read(request))
         self._observe(reply.header, floor)
         ranges = [response.response_range.kvs for response in reply.responses]
         config_value = ranges[0][0] if ranges[0] else None
-        if len(ranges) == 2:
+        if len(ranges) == len(always):
             assert cached is not None
             map_revision: int = cached[0]
             view_map: FleetMap | None = cached[2]
         else:
-            map_value = ranges[2][0] if ranges[2] else None
+            map_value = ranges[3][0] if ranges[3] else None
             map_revision = map_value.mod_revision if map_value else 0
             view_map = None
         known = _Known(config_value.create_revision if config_value else 0, map_revision)
@@ -255,7 +259,7 @@ class Store:
                 view_config = decode_config(
                     config_value.value, config_value.mod_revision, key=keys.config.decode()
                 )
-            if len(ranges) == 3 and map_value is not None:
+            if len(ranges) > len(always) and map_value is not None:
                 view_map = decode_map(map_value.value, map_revision, key=keys.map.decode())
                 self._last_map = (map_revision, map_value.create_revision, view_map)
         except BadValue as error:
@@ -263,6 +267,12 @@ class Store:
         if view_map is None:
             self._last_map = None
         members, faults = self._members(ranges[1])
+        self.secrets_there = bool(ranges[2])
+        if ranges[2]:
+            try:
+                self.secrets = decode_secrets(ranges[2][0].value)
+            except BadSecret as error:
+                faults.append(self._bad_secret(error))
         self._set_content_error("; ".join(faults) if faults else None)
         self._known = known
         return View(reply.header.revision, view_config, view_map, MappingProxyType(members))
@@ -536,6 +546,38 @@ class Store:
                 f"{member.identity}. Give one of them another --node, or stop it"
             ),
             found,
+        )
+
+    # ---- the fleet's secret
+
+    async def have_secret(self, dice: bytes) -> None:
+        """See to it that the fleet has one: where there is none, the one known here or `dice` becomes it.
+        Raises Unreachable, Denied, Regressed and BadContent."""
+        key = self._keys.secret
+        while True:
+            found = await self._get(key)
+            if found is not None:
+                try:
+                    self.secrets = decode_secrets(found.value)
+                except BadSecret as error:
+                    raise BadContent(self._bad_secret(error)) from None
+                return
+            # Whoever comes first: the others find it when they look again.
+            value = encode_secrets(self.secrets or (dice,))
+            await self._note("writes", self._etcd.write(transaction([unchanged(key, 0)], [put(key, value)])))
+
+    async def change_secret(self, secrets: Secrets, old: Secrets) -> bool | None:
+        """Put these in place of what was read. True, False: somebody else was quicker; None nobody knows."""
+        found = await self._get(self._keys.secret)
+        if found is None or found.value != encode_secrets(old):
+            return False
+        compare = [unchanged(self._keys.secret, found.mod_revision)]
+        return await self._write(compare, [put(self._keys.secret, encode_secrets(secrets))])
+
+    def _bad_secret(self, error: BadSecret) -> str:
+        return (
+            f"the etcd key {self._keys.secret.decode()} holds what no node writes: {error}. Mend: delete the "
+            "key: a node that is up puts back what it knows, or makes a new one"
         )
 
     # ---- changes

@@ -23,6 +23,7 @@ from cluster.server.control import (
     FleetStatus,
     NodeStatus,
 )
+from tests.support.peering import SECRETS, hello
 
 
 class Folder:
@@ -49,7 +50,8 @@ class Folder:
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[None]:
         server = grpc.aio.server()
-        server.add_generic_rpc_handlers((ControlService(self).handler,))
+        service = ControlService(self, hello("a"), secrets=lambda: SECRETS, trust_loopback=True)
+        server.add_generic_rpc_handlers((service.handler,))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         self.watch = Watch([Server("127.0.0.1", port)])

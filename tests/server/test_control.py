@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from cluster.server.channels import is_loopback
 from cluster.server.control import (
+    SERVICE,
     ControlClient,
     ControlError,
     ControlRefused,
     ControlService,
+    ControlUnproved,
     ControlUnreachable,
     ControlUnsupported,
     DrainStep,
@@ -21,8 +25,9 @@ from cluster.server.control import (
     NodeStatus,
     SlotStatus,
 )
+from cluster.server.generated import control_pb2 as pb
 from cluster.server.peers import PeerPort
-from tests.support.peering import certificates, nodes, run
+from tests.support.peering import SECRETS, certificates, grpc, hello, nodes, run
 
 STATUS = FleetStatus(
     fleet="default",
@@ -80,6 +85,11 @@ class Owner:
         return await self._answer("promote", node, slots, lossy)
 
 
+def serve(owner: Owner, *, trust_loopback: bool = True, **options: Any) -> Any:
+    options.setdefault("secrets", lambda: SECRETS)
+    return ControlService(owner, hello("a"), trust_loopback=trust_loopback, **options).handler
+
+
 def client(port: PeerPort, **options: Any) -> ControlClient:
     return ControlClient("127.0.0.1", port.port, **options)
 
@@ -88,7 +98,7 @@ def test_what_is_asked_and_answered_arrives() -> None:
     async def scene() -> None:
         async with nodes() as started:
             owner = Owner()
-            port = await started.start("a", handlers=[ControlService(owner).handler])
+            port = await started.start("a", handlers=[serve(owner)])
             async with client(port) as control:
                 assert await control.describe(slots=True) == STATUS
                 assert await control.join("b") == "did join"
@@ -114,7 +124,7 @@ def test_an_owners_error_reaches_the_caller_as_it_is(error: ControlError) -> Non
         async with nodes() as started:
             owner = Owner()
             owner.raises = error
-            port = await started.start("a", handlers=[ControlService(owner).handler])
+            port = await started.start("a", handlers=[serve(owner)])
             async with client(port) as control:
                 with pytest.raises(type(error), match=str(error)):
                     await control.forget("b")
@@ -132,7 +142,7 @@ def test_a_defect_is_logged_there_and_named_here() -> None:
         async with nodes() as started:
             owner = Owner()
             owner.raises = KeyError("x")
-            port = await started.start("a", handlers=[ControlService(owner).handler])
+            port = await started.start("a", handlers=[serve(owner)])
             async with client(port) as control:
                 with pytest.raises(ControlError, match=r"KeyError.*its log says more"):
                     await control.describe()
@@ -147,7 +157,7 @@ def test_nobody_there_no_answer_and_an_older_release_are_told_apart() -> None:
         async with nodes() as started:
             owner = Owner()
             owner.hangs = True
-            port = await started.start("a", handlers=[ControlService(owner).handler])
+            port = await started.start("a", handlers=[serve(owner)])
             older = await started.start("b")
             async with client(port, timeout_seconds=0.1) as control:
                 with pytest.raises(ControlUnreachable, match="took the request and did not answer"):
@@ -167,7 +177,7 @@ def test_a_node_with_tls_answers_those_with_a_certificate(tmp_path: Any) -> None
     async def scene() -> None:
         tls = certificates(tmp_path)
         async with nodes() as started:
-            port = await started.start("a", handlers=[ControlService(Owner()).handler], tls=tls)
+            port = await started.start("a", handlers=[serve(Owner())], tls=tls)
             async with client(port, tls=tls) as control:
                 assert await control.describe() == STATUS
             async with client(port) as control:
@@ -180,10 +190,123 @@ def test_a_node_with_tls_answers_those_with_a_certificate(tmp_path: Any) -> None
 def test_a_caller_that_goes_away_leaves_nothing() -> None:
     async def scene() -> None:
         async with nodes() as started:
-            port = await started.start("a", handlers=[ControlService(Owner()).handler])
+            port = await started.start("a", handlers=[serve(Owner())])
             async with client(port) as control:
                 steps = control.drain("b")
                 assert await anext(steps) == STEPS[0]
                 await steps.aclose()
 
     run(scene)
+
+
+# ---- who may ask
+
+
+def strict(owner: Owner, **options: Any) -> Any:
+    return serve(owner, trust_loopback=False, **options)
+
+
+def test_a_stranger_is_refused_and_told_what_to_do_and_the_log_has_his_address() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            owner = Owner()
+            port = await started.start("a", handlers=[strict(owner)])
+            with capture_logs() as logs:
+                async with client(port) as control:
+                    for ask in (
+                        control.describe,
+                        lambda: control.join("a"),
+                        lambda: control.forget("a"),
+                        lambda: control.promote("a", lossy=True),
+                        lambda: anext(control.drain("a")),
+                    ):
+                        with pytest.raises(ControlUnproved, match="--secret-file"):
+                            await ask()
+            assert owner.asked == []
+            refused = [log for log in logs if log["event"] == "refused a command"]
+            assert [(log["command"], log["address"]) for log in refused] == [("describe", "127.0.0.1")]
+
+    run(scene)
+
+
+def test_whoever_knows_the_secret_is_answered() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            owner = Owner()
+            port = await started.start("a", handlers=[strict(owner)])
+            async with client(port, secrets=SECRETS) as control:
+                assert await control.describe(slots=True) == STATUS
+                assert await control.forget("c") == "did forget"
+                assert [step async for step in control.drain("d", restart=True)] == STEPS
+
+    run(scene)
+
+
+def test_nothing_is_asked_of_a_node_that_does_not_know_the_secret() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            owner = Owner()
+            port = await started.start("a", handlers=[serve(owner)])  # it would take anything
+            async with client(port, secrets=(b"o" * 32,)) as control:
+                with pytest.raises(ControlUnproved, match="nothing was asked of it"):
+                    await control.forget("c")
+            assert owner.asked == []
+
+    run(scene)
+
+
+def test_a_call_that_was_overheard_cannot_be_repeated_or_changed() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            owner = Owner()
+            port = await started.start("a", handlers=[strict(owner)])
+            async with client(port, secrets=SECRETS) as control:
+                channel = await control._open()
+                request = pb.NodeRequest(node="c").SerializeToString()
+                proof = await control._proof(channel, "Forget", request)
+
+                async def send(method: str, data: bytes) -> str:
+                    call = channel.unary_unary(f"/{SERVICE}/{method}")(data, metadata=proof)
+                    try:
+                        await call
+                    except grpc.aio.AioRpcError as error:
+                        return error.code().name
+                    return "OK"
+
+                changed = pb.NodeRequest(node="d").SerializeToString()
+                assert await send("Forget", changed) == "UNAUTHENTICATED"
+                assert await send("Join", request) == "UNAUTHENTICATED"
+                assert await send("Forget", request) == "OK"
+                assert await send("Forget", request) == "UNAUTHENTICATED"
+            assert owner.asked == [("forget", "c")]
+
+    run(scene)
+
+
+def test_a_certificate_of_the_fleets_authority_is_proof_enough(tmp_path: Path) -> None:
+    async def scene() -> None:
+        tls = certificates(tmp_path)
+        async with nodes() as started:
+            port = await started.start("a", handlers=[strict(Owner(), trust_all=True)], tls=tls)
+            async with client(port, tls=tls) as control:
+                assert await control.describe(slots=True) == STATUS
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("peer", "local"),
+    [
+        ("ipv4:127.0.0.1:4731", True),
+        ("ipv6:[::1]:4731", True),
+        ("ipv6:%5B::1%5D:4731", True),
+        ("ipv6:[::ffff:127.0.0.1]:4731", True),
+        ("ipv4:192.0.2.1:4731", False),
+        ("ipv6:[2001:db8::1]:4731", False),
+        ("ipv6:[::ffff:192.0.2.1]:4731", False),
+        ("unix:", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_this_machine_alone(peer: str, local: bool) -> None:
+    assert is_loopback(peer) is local

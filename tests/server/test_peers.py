@@ -17,10 +17,20 @@ from structlog.testing import capture_logs
 from cluster.replication.frames import Frame, Hello
 from cluster.server.channels import PeerTls, load_peer_tls
 from cluster.server.errors import StartError
-from cluster.server.messages import KEEP_ALIVE, Refusal, pack_frame
+from cluster.server.messages import (
+    KEEP_ALIVE,
+    Refusal,
+    pack_frame,
+    pack_hello,
+    pack_proofs,
+    unpack,
+    unpack_greeting,
+)
 from cluster.server.peers import PeerAddress, PeerLimits
+from cluster.server.proof import ACCEPTOR, DIALLER, NONCE_BYTES, SECRET_BYTES, stream_proofs
 from tests.support.peering import (
     QUICK,
+    SECRETS,
     News,
     Owner,
     Process,
@@ -726,3 +736,149 @@ async def seen(condition: Any) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+# ---- who knows the fleet's secret
+
+
+OTHER_SECRETS = (b"o" * SECRET_BYTES,)
+
+
+def test_a_stranger_who_says_who_another_node_is_gets_nothing() -> None:
+    """It has read all that etcd and a Hello say of node a, but not the secret."""
+
+    async def scene() -> None:
+        async with nodes() as started:
+            owner = Owner()
+            b = await started.start("b", owner)
+            b.set_peers({"a": PeerAddress("127.0.0.1", NOWHERE, "a" * 32, 1)})
+            owner.queue.append(Frame(entries=b"a payload"))
+            with capture_logs() as logs:
+                async with dialler(b) as stream:
+                    await stream.greet(hello("a"), OTHER_SECRETS)
+                    with contextlib.suppress(grpc.aio.AioRpcError):  # a frame at once
+                        await stream.call.write(pack_frame(Frame(group=1, acknowledged=7)))
+                    refusal = unpack(await stream.read())
+            assert isinstance(refusal, Refusal)
+            assert "does not know the fleet's secret" in refusal.reason
+            assert owner.news == []
+            assert owner.taken == 0
+            assert [log["address"] for log in logs if log["event"] == "refused a node"] == ["127.0.0.1"]
+            assert "6f6f6f6f" not in repr(logs)
+
+    run(scene)
+
+
+def test_a_node_that_cannot_prove_itself_is_let_in_only_where_an_upgrade_says_so() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            strict, lenient = Owner(), Owner()
+            b = await started.start("b", strict)
+            c = await started.start("c", lenient, must_prove=False)
+            for port in (b, c):
+                port.set_peers({"a": PeerAddress("127.0.0.1", NOWHERE, "a" * 32, 1)})
+            async with dialler(b) as stream:
+                refusal = await stream.greet(hello("a"), nonce=b"")
+                assert isinstance(refusal, Refusal)
+                assert "--peer-proof=optional" in refusal.reason
+            async with dialler(c) as stream:
+                assert await stream.greet(hello("a"), nonce=b"") == c.hello
+                await lenient.told("up", "a")
+            assert strict.news == []
+
+    run(scene)
+
+
+def test_a_nonce_that_could_be_guessed_is_refused() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            b = await started.start("b", must_prove=False)
+            b.set_peers({"a": PeerAddress("127.0.0.1", NOWHERE, "a" * 32, 1)})
+            async with dialler(b) as stream:
+                refusal = await stream.greet(hello("a"), nonce=b"short")
+            assert isinstance(refusal, Refusal)
+            assert "nonce of 5 bytes" in refusal.reason
+
+    run(scene)
+
+
+def test_whoever_is_dialled_has_to_prove_itself_before_a_frame_goes_there() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            of_a, of_b = Owner(), Owner()
+            a = await started.start("a", of_a)
+            b = await started.start("b", of_b, secrets=lambda: OTHER_SECRETS)
+            of_a.queue.append(Frame(entries=b"a payload"))
+            for port in (a, b):
+                port.set_peers(addresses(a, b))
+            while "does not know the fleet's secret" not in a.trouble("b"):
+                await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(int))})
+            assert of_a.news == of_b.news == []
+            assert of_a.taken == 0
+
+    run(scene)
+
+
+def test_a_secret_is_exchanged_under_running_streams_and_new_ones() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            known = {"a": SECRETS, "b": SECRETS}
+            of_a, of_b = Owner(), Owner()
+            a = await started.start("a", of_a, secrets=lambda: known["a"])
+            b = await started.start("b", of_b, secrets=lambda: known["b"])
+            for port in (a, b):
+                port.set_peers(addresses(a, b))
+            await of_a.told("up", "b")
+            both = OTHER_SECRETS + SECRETS
+            for count, step in enumerate(({"b": both}, {"a": both}, {"b": OTHER_SECRETS}), start=2):
+                known |= step
+                assert a.is_up("b")
+                a.drop("b", "to see whether there is another one")
+                await of_a.told("up", "b", count)
+            known["a"] = OTHER_SECRETS
+            of_a.queue.append(Frame(group=3))
+            a.wake("b")
+            await of_b.told("frame", "a")
+            assert of_a.count("down", "b") == 3
+
+    run(scene)
+
+
+def test_the_proof_of_another_stream_is_not_good_again() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            owner = Owner()
+            b = await started.start("b", owner)
+            b.set_peers({"a": PeerAddress("127.0.0.1", NOWHERE, "a" * 32, 1)})
+            nonce = bytes(NONCE_BYTES)
+            async with dialler(b) as stream:
+                await stream.call.write(pack_hello(hello("a"), nonce))
+                seen = unpack_greeting(await stream.read())
+                assert isinstance(seen.content, Hello)
+                both = (hello("a"), nonce, seen.content, seen.nonce)
+                proofs = stream_proofs(SECRETS, DIALLER, *both)
+                await stream.call.write(pack_proofs(proofs))
+                await owner.told("up", "a")
+            await owner.told("down", "a")
+            for shown in (proofs, seen.proofs, stream_proofs(SECRETS, ACCEPTOR, *both)):
+                async with dialler(b) as stream:
+                    await stream.call.write(pack_hello(hello("a"), nonce))
+                    await stream.read()
+                    await stream.call.write(pack_proofs(shown))
+                    assert isinstance(unpack(await stream.read()), Refusal)
+            assert owner.count("up", "a") == 1
+
+    run(scene)
+
+
+def test_several_hosts_are_listened_on_with_one_port() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            port = await started.start("a", host="127.0.0.2,127.0.0.1")
+            for host in ("127.0.0.1", "127.0.0.2"):
+                with socket.create_connection((host, port.port)):
+                    pass
+            with pytest.raises(OSError):
+                socket.create_connection(("127.0.0.3", port.port))
+
+    run(scene)

@@ -1002,3 +1002,53 @@ def test_a_password_file_without_a_password_is_told(
     settings = load_settings({"etcd": "e", "etcd_user": "u", "etcd_password_file": str(path)})
     with pytest.raises(StartError, match=message):
         store_options(settings)
+
+
+# ---- the fleet's secret
+
+
+def test_a_fleet_without_a_secret_gets_one_from_whoever_comes_first(etcd: FleetEtcd) -> None:
+    async def scene() -> None:
+        async with a_store(etcd) as one, a_store(etcd) as other:
+            await asyncio.gather(one.store.have_secret(b"1" * 32), other.store.have_secret(b"2" * 32))
+            known = one.store.secrets
+            assert known in ((b"1" * 32,), (b"2" * 32,))
+            assert other.store.secrets == known
+            # Deleted by somebody, it is put back and not made anew.
+            etcd.server.delete(etcd.key("secret"))
+            await other.store.have_secret(b"3" * 32)
+            await one.store.read()
+            assert one.store.secrets == other.store.secrets == known
+
+    asyncio.run(scene())
+
+
+def test_a_secret_is_exchanged_only_for_the_one_that_was_read(etcd: FleetEtcd) -> None:
+    async def scene() -> None:
+        async with a_store(etcd) as watched:
+            store, (one, two) = watched.store, (b"1" * 32, b"2" * 32)
+            await store.have_secret(one)
+            assert await store.change_secret((two, one), (one,)) is True
+            assert await store.change_secret((one,), (one,)) is False
+            await store.read()
+            assert store.secrets == (two, one)
+
+    asyncio.run(scene())
+
+
+def test_what_is_no_secret_is_told_and_the_one_that_was_known_stays(etcd: FleetEtcd) -> None:
+    async def scene() -> None:
+        async with a_store(etcd) as watched:
+            store, one = watched.store, b"1" * 32
+            await store.have_secret(one)
+            etcd.server.put(etcd.key("secret"), "a password")
+            await store.read()
+            assert store.secrets == (one,)
+            assert store.error is not None
+            assert "delete the key" in store.error
+            assert "a password" not in store.error
+        async with a_store(etcd) as newcomer:
+            with pytest.raises(BadContent, match="delete the key"):
+                await newcomer.store.have_secret(one)
+
+    asyncio.run(scene())

@@ -16,14 +16,16 @@ from cluster.replication.frames import Frame, Hello
 
 # Through the room, which sets gRPC up before it is imported.
 from cluster.server.channels import PeerTls, grpc, load_peer_tls
-from cluster.server.messages import Refusal, pack_hello, unpack
+from cluster.server.messages import Refusal, pack_hello, pack_proofs, unpack_greeting
 from cluster.server.peers import EXCHANGE, PeerAddress, PeerLimits, PeerPort
+from cluster.server.proof import DIALLER, NONCE_BYTES, SECRET_BYTES, stream_proofs
 from cluster.server.turns import TurnSelector
 from tests.support.machine import need_command
 from tests.support.waiting import WAIT_SECONDS
 
 Value = TypeVar("Value")
 
+SECRETS = (b"s" * SECRET_BYTES,)
 QUICK = PeerLimits(
     message_bytes_max=4 * 1024 * 1024,
     keepalive_seconds=0.04,
@@ -140,6 +142,7 @@ class Nodes:
 
     async def start(self, greeting: Hello | str, owner: Owner | None = None, **options: Any) -> PeerPort:
         options.setdefault("limits", QUICK)
+        options.setdefault("secrets", lambda: SECRETS)
         port = PeerPort(
             hello(greeting) if isinstance(greeting, str) else greeting,
             options.pop("host", "127.0.0.1"),
@@ -179,9 +182,16 @@ class Dialler:
         self.channel = channel
         self.call = channel.stream_stream(EXCHANGE)()
 
-    async def greet(self, greeting: Hello) -> Hello | Frame | Refusal:
-        await self.call.write(pack_hello(greeting))
-        return unpack(await self.read())
+    async def greet(
+        self, greeting: Hello, secrets: tuple[bytes, ...] = SECRETS, nonce: bytes = bytes(NONCE_BYTES)
+    ) -> Hello | Frame | Refusal:
+        await self.call.write(pack_hello(greeting, nonce))
+        answer = unpack_greeting(await self.read())
+        if isinstance(answer.content, Hello) and nonce:
+            both = (greeting, nonce, answer.content, answer.nonce)
+            await self.call.write(pack_proofs(stream_proofs(secrets, DIALLER, *both)))
+        assert answer.content is not None
+        return answer.content
 
     async def read(self) -> bytes:
         async with asyncio.timeout(WAIT_SECONDS):

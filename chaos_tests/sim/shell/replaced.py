@@ -92,6 +92,8 @@ def names(world: World) -> list[tuple[str, str, Any]]:
         *[(f"cluster.server.{module}", "time", time) for module in
           ("server", "fleet", "etcd", "store", "journal", "directory", "plain")],
         ("cluster.server.peers", "random", dice),
+        *[(f"cluster.server.{module}", "token_bytes", dice.token_bytes) for module in
+          ("peers", "control", "fleet")],
         ("cluster.server.journal", "secrets", dice),
         ("cluster.server.directory", "uuid4", dice.uuid4),
         ("cluster.server.journal", "os", system),

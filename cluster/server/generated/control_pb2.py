@@ -14,31 +14,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gearfleet/control.proto\x12\x14gearfleet.control.v1\" \n\x0f\x44\x65scribeRequest\x12\r\n\x05slots\x18\x01 \x01(\x08\"\xe8\x01\n\x0fNodeDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x11\n\tpeer_port\x18\x06 \x01(\r\x12\x11\n\thttp_port\x18\x07 \x01(\r\x12\x0c\n\x04zone\x18\x08 \x01(\t\x12\x0f\n\x07version\x18\t \x01(\t\x12\r\n\x05state\x18\n \x01(\t\x12\r\n\x05leads\x18\x0b \x01(\r\x12\x0f\n\x07in_sync\x18\x0c \x01(\r\x12\x10\n\x08learning\x18\r \x01(\r\"\x93\x01\n\x0fSlotDescription\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0f\n\x07primary\x18\x03 \x01(\t\x12\x0f\n\x07in_sync\x18\x04 \x03(\t\x12\x10\n\x08learners\x18\x05 \x03(\t\x12\r\n\x05lossy\x18\x06 \x01(\x08\x12\x0f\n\x07serving\x18\x07 \x01(\x08\x12\x0f\n\x07missing\x18\x08 \x03(\t\"\xb6\x02\n\x10\x46leetDescription\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x13\n\x0b\x61nswered_by\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x10\n\x08replicas\x18\x04 \x01(\r\x12\x13\n\x0bmin_in_sync\x18\x05 \x01(\r\x12\x34\n\x05nodes\x18\x06 \x03(\x0b\x32%.gearfleet.control.v1.NodeDescription\x12\x34\n\x05slots\x18\x07 \x03(\x0b\x32%.gearfleet.control.v1.SlotDescription\x12\x18\n\x10under_replicated\x18\x08 \x01(\r\x12\x13\n\x0bunavailable\x18\t \x01(\r\x12\x16\n\x0e\x65tcd_reachable\x18\n \x01(\x08\x12\x12\n\netcd_error\x18\x0b \x01(\t\"-\n\x0c\x44rainRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07restart\x18\x02 \x01(\x08\"P\n\rDrainProgress\x12\r\n\x05leads\x18\x01 \x01(\r\x12\x11\n\tlast_copy\x18\x02 \x01(\r\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x1b\n\x0bNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"<\n\x0ePromoteRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x03(\r\x12\r\n\x05lossy\x18\x03 \x01(\x08\"\x17\n\x04\x44one\x12\x0f\n\x07message\x18\x01 \x01(\t2\x95\x03\n\x07\x43ontrol\x12Y\n\x08\x44\x65scribe\x12%.gearfleet.control.v1.DescribeRequest\x1a&.gearfleet.control.v1.FleetDescription\x12R\n\x05\x44rain\x12\".gearfleet.control.v1.DrainRequest\x1a#.gearfleet.control.v1.DrainProgress0\x01\x12\x45\n\x04Join\x12!.gearfleet.control.v1.NodeRequest\x1a\x1a.gearfleet.control.v1.Done\x12G\n\x06\x46orget\x12!.gearfleet.control.v1.NodeRequest\x1a\x1a.gearfleet.control.v1.Done\x12K\n\x07Promote\x12$.gearfleet.control.v1.PromoteRequest\x1a\x1a.gearfleet.control.v1.Doneb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gearfleet/control.proto\x12\x14gearfleet.control.v1\"!\n\x10\x43hallengeRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"x\n\x0f\x43hallengeAnswer\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x10\n\x08identity\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x11\n\tchallenge\x18\x05 \x01(\x0c\x12\x0e\n\x06proofs\x18\x06 \x03(\x0c\" \n\x0f\x44\x65scribeRequest\x12\r\n\x05slots\x18\x01 \x01(\x08\"\xe8\x01\n\x0fNodeDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x11\n\tpeer_port\x18\x06 \x01(\r\x12\x11\n\thttp_port\x18\x07 \x01(\r\x12\x0c\n\x04zone\x18\x08 \x01(\t\x12\x0f\n\x07version\x18\t \x01(\t\x12\r\n\x05state\x18\n \x01(\t\x12\r\n\x05leads\x18\x0b \x01(\r\x12\x0f\n\x07in_sync\x18\x0c \x01(\r\x12\x10\n\x08learning\x18\r \x01(\r\"\x93\x01\n\x0fSlotDescription\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0f\n\x07primary\x18\x03 \x01(\t\x12\x0f\n\x07in_sync\x18\x04 \x03(\t\x12\x10\n\x08learners\x18\x05 \x03(\t\x12\r\n\x05lossy\x18\x06 \x01(\x08\x12\x0f\n\x07serving\x18\x07 \x01(\x08\x12\x0f\n\x07missing\x18\x08 \x03(\t\"\xb6\x02\n\x10\x46leetDescription\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x13\n\x0b\x61nswered_by\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x10\n\x08replicas\x18\x04 \x01(\r\x12\x13\n\x0bmin_in_sync\x18\x05 \x01(\r\x12\x34\n\x05nodes\x18\x06 \x03(\x0b\x32%.gearfleet.control.v1.NodeDescription\x12\x34\n\x05slots\x18\x07 \x03(\x0b\x32%.gearfleet.control.v1.SlotDescription\x12\x18\n\x10under_replicated\x18\x08 \x01(\r\x12\x13\n\x0bunavailable\x18\t \x01(\r\x12\x16\n\x0e\x65tcd_reachable\x18\n \x01(\x08\x12\x12\n\netcd_error\x18\x0b \x01(\t\"-\n\x0c\x44rainRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07restart\x18\x02 \x01(\x08\"P\n\rDrainProgress\x12\r\n\x05leads\x18\x01 \x01(\r\x12\x11\n\tlast_copy\x18\x02 \x01(\r\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x1b\n\x0bNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"<\n\x0ePromoteRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x03(\r\x12\r\n\x05lossy\x18\x03 \x01(\x08\"\x17\n\x04\x44one\x12\x0f\n\x07message\x18\x01 \x01(\t2\xf1\x03\n\x07\x43ontrol\x12Z\n\tChallenge\x12&.gearfleet.control.v1.ChallengeRequest\x1a%.gearfleet.control.v1.ChallengeAnswer\x12Y\n\x08\x44\x65scribe\x12%.gearfleet.control.v1.DescribeRequest\x1a&.gearfleet.control.v1.FleetDescription\x12R\n\x05\x44rain\x12\".gearfleet.control.v1.DrainRequest\x1a#.gearfleet.control.v1.DrainProgress0\x01\x12\x45\n\x04Join\x12!.gearfleet.control.v1.NodeRequest\x1a\x1a.gearfleet.control.v1.Done\x12G\n\x06\x46orget\x12!.gearfleet.control.v1.NodeRequest\x1a\x1a.gearfleet.control.v1.Done\x12K\n\x07Promote\x12$.gearfleet.control.v1.PromoteRequest\x1a\x1a.gearfleet.control.v1.Doneb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gearfleet.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESCRIBEREQUEST']._serialized_start=49
-  _globals['_DESCRIBEREQUEST']._serialized_end=81
-  _globals['_NODEDESCRIPTION']._serialized_start=84
-  _globals['_NODEDESCRIPTION']._serialized_end=316
-  _globals['_SLOTDESCRIPTION']._serialized_start=319
-  _globals['_SLOTDESCRIPTION']._serialized_end=466
-  _globals['_FLEETDESCRIPTION']._serialized_start=469
-  _globals['_FLEETDESCRIPTION']._serialized_end=779
-  _globals['_DRAINREQUEST']._serialized_start=781
-  _globals['_DRAINREQUEST']._serialized_end=826
-  _globals['_DRAINPROGRESS']._serialized_start=828
-  _globals['_DRAINPROGRESS']._serialized_end=908
-  _globals['_NODEREQUEST']._serialized_start=910
-  _globals['_NODEREQUEST']._serialized_end=937
-  _globals['_PROMOTEREQUEST']._serialized_start=939
-  _globals['_PROMOTEREQUEST']._serialized_end=999
-  _globals['_DONE']._serialized_start=1001
-  _globals['_DONE']._serialized_end=1024
-  _globals['_CONTROL']._serialized_start=1027
-  _globals['_CONTROL']._serialized_end=1432
+  _globals['_CHALLENGEREQUEST']._serialized_start=49
+  _globals['_CHALLENGEREQUEST']._serialized_end=82
+  _globals['_CHALLENGEANSWER']._serialized_start=84
+  _globals['_CHALLENGEANSWER']._serialized_end=204
+  _globals['_DESCRIBEREQUEST']._serialized_start=206
+  _globals['_DESCRIBEREQUEST']._serialized_end=238
+  _globals['_NODEDESCRIPTION']._serialized_start=241
+  _globals['_NODEDESCRIPTION']._serialized_end=473
+  _globals['_SLOTDESCRIPTION']._serialized_start=476
+  _globals['_SLOTDESCRIPTION']._serialized_end=623
+  _globals['_FLEETDESCRIPTION']._serialized_start=626
+  _globals['_FLEETDESCRIPTION']._serialized_end=936
+  _globals['_DRAINREQUEST']._serialized_start=938
+  _globals['_DRAINREQUEST']._serialized_end=983
+  _globals['_DRAINPROGRESS']._serialized_start=985
+  _globals['_DRAINPROGRESS']._serialized_end=1065
+  _globals['_NODEREQUEST']._serialized_start=1067
+  _globals['_NODEREQUEST']._serialized_end=1094
+  _globals['_PROMOTEREQUEST']._serialized_start=1096
+  _globals['_PROMOTEREQUEST']._serialized_end=1156
+  _globals['_DONE']._serialized_start=1158
+  _globals['_DONE']._serialized_end=1181
+  _globals['_CONTROL']._serialized_start=1184
+  _globals['_CONTROL']._serialized_end=1681
 # @@protoc_insertion_point(module_scope)

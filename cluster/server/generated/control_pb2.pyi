@@ -6,6 +6,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ChallengeRequest(_message.Message):
+    __slots__ = ("nonce",)
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    def __init__(self, nonce: _Optional[bytes] = ...) -> None: ...
+
+class ChallengeAnswer(_message.Message):
+    __slots__ = ("fleet", "node", "identity", "incarnation", "challenge", "proofs")
+    FLEET_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    PROOFS_FIELD_NUMBER: _ClassVar[int]
+    fleet: str
+    node: str
+    identity: str
+    incarnation: int
+    challenge: bytes
+    proofs: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, fleet: _Optional[str] = ..., node: _Optional[str] = ..., identity: _Optional[str] = ..., incarnation: _Optional[int] = ..., challenge: _Optional[bytes] = ..., proofs: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
     __slots__ = ("slots",)
     SLOTS_FIELD_NUMBER: _ClassVar[int]

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgearfleet/replication.proto\x12\x18gearfleet.replication.v1\"\xae\x01\n\x07Message\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.gearfleet.replication.v1.HelloH\x00\x12\x30\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1f.gearfleet.replication.v1.FrameH\x00\x12\x34\n\x07refusal\x18\x03 \x01(\x0b\x32!.gearfleet.replication.v1.RefusalH\x00\x42\t\n\x07\x63ontent\"}\n\x05Hello\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x10\n\x08identity\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x10\n\x08protocol\x18\x05 \x01(\r\x12\r\n\x05slots\x18\x06 \x01(\r\x12\x0f\n\x07version\x18\x07 \x01(\t\"\x19\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x85\x02\n\x05\x46rame\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x0c\x12\x14\n\x0c\x61\x63knowledged\x18\x03 \x01(\x04\x12/\n\x06offers\x18\x04 \x03(\x0b\x32\x1f.gearfleet.replication.v1.Offer\x12\x31\n\x07\x61nswers\x18\x05 \x03(\x0b\x32 .gearfleet.replication.v1.Answer\x12/\n\x06pieces\x18\x06 \x03(\x0b\x32\x1f.gearfleet.replication.v1.Piece\x12\x10\n\x08requests\x18\x07 \x01(\x0c\x12\x0f\n\x07replies\x18\x08 \x01(\x0c\x12\x0e\n\x06silent\x18\t \x03(\t\"E\n\x05Offer\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0f\n\x07history\x18\x03 \x03(\x04\x12\x0e\n\x06number\x18\x04 \x01(\x04\"\xb5\x01\n\x06\x41nswer\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x39\n\x07verdict\x18\x03 \x01(\x0e\x32(.gearfleet.replication.v1.Answer.Verdict\x12\x0e\n\x06number\x18\x04 \x01(\x04\"C\n\x07Verdict\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\x0c\n\x08REJECTED\x10\x02\x12\x0f\n\x0bNEEDS_STATE\x10\x03\"@\n\x05Piece\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\x32\x63\n\x0bReplication\x12T\n\x08\x45xchange\x12!.gearfleet.replication.v1.Message\x1a!.gearfleet.replication.v1.Message(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgearfleet/replication.proto\x12\x18gearfleet.replication.v1\"\xcd\x01\n\x07Message\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.gearfleet.replication.v1.HelloH\x00\x12\x30\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1f.gearfleet.replication.v1.FrameH\x00\x12\x34\n\x07refusal\x18\x03 \x01(\x0b\x32!.gearfleet.replication.v1.RefusalH\x00\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x0e\n\x06proofs\x18\x05 \x03(\x0c\x42\t\n\x07\x63ontent\"}\n\x05Hello\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x10\n\x08identity\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x10\n\x08protocol\x18\x05 \x01(\r\x12\r\n\x05slots\x18\x06 \x01(\r\x12\x0f\n\x07version\x18\x07 \x01(\t\"\x19\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x85\x02\n\x05\x46rame\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x0c\x12\x14\n\x0c\x61\x63knowledged\x18\x03 \x01(\x04\x12/\n\x06offers\x18\x04 \x03(\x0b\x32\x1f.gearfleet.replication.v1.Offer\x12\x31\n\x07\x61nswers\x18\x05 \x03(\x0b\x32 .gearfleet.replication.v1.Answer\x12/\n\x06pieces\x18\x06 \x03(\x0b\x32\x1f.gearfleet.replication.v1.Piece\x12\x10\n\x08requests\x18\x07 \x01(\x0c\x12\x0f\n\x07replies\x18\x08 \x01(\x0c\x12\x0e\n\x06silent\x18\t \x03(\t\"E\n\x05Offer\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0f\n\x07history\x18\x03 \x03(\x04\x12\x0e\n\x06number\x18\x04 \x01(\x04\"\xb5\x01\n\x06\x41nswer\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x39\n\x07verdict\x18\x03 \x01(\x0e\x32(.gearfleet.replication.v1.Answer.Verdict\x12\x0e\n\x06number\x18\x04 \x01(\x04\"C\n\x07Verdict\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\x0c\n\x08REJECTED\x10\x02\x12\x0f\n\x0bNEEDS_STATE\x10\x03\"@\n\x05Piece\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\x32\x63\n\x0bReplication\x12T\n\x08\x45xchange\x12!.gearfleet.replication.v1.Message\x1a!.gearfleet.replication.v1.Message(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,21 +22,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gearfleet.replication_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MESSAGE']._serialized_start=58
-  _globals['_MESSAGE']._serialized_end=232
-  _globals['_HELLO']._serialized_start=234
-  _globals['_HELLO']._serialized_end=359
-  _globals['_REFUSAL']._serialized_start=361
-  _globals['_REFUSAL']._serialized_end=386
-  _globals['_FRAME']._serialized_start=389
-  _globals['_FRAME']._serialized_end=650
-  _globals['_OFFER']._serialized_start=652
-  _globals['_OFFER']._serialized_end=721
-  _globals['_ANSWER']._serialized_start=724
-  _globals['_ANSWER']._serialized_end=905
-  _globals['_ANSWER_VERDICT']._serialized_start=838
-  _globals['_ANSWER_VERDICT']._serialized_end=905
-  _globals['_PIECE']._serialized_start=907
-  _globals['_PIECE']._serialized_end=971
-  _globals['_REPLICATION']._serialized_start=973
-  _globals['_REPLICATION']._serialized_end=1072
+  _globals['_MESSAGE']._serialized_end=263
+  _globals['_HELLO']._serialized_start=265
+  _globals['_HELLO']._serialized_end=390
+  _globals['_REFUSAL']._serialized_start=392
+  _globals['_REFUSAL']._serialized_end=417
+  _globals['_FRAME']._serialized_start=420
+  _globals['_FRAME']._serialized_end=681
+  _globals['_OFFER']._serialized_start=683
+  _globals['_OFFER']._serialized_end=752
+  _globals['_ANSWER']._serialized_start=755
+  _globals['_ANSWER']._serialized_end=936
+  _globals['_ANSWER_VERDICT']._serialized_start=869
+  _globals['_ANSWER_VERDICT']._serialized_end=936
+  _globals['_PIECE']._serialized_start=938
+  _globals['_PIECE']._serialized_end=1002
+  _globals['_REPLICATION']._serialized_start=1004
+  _globals['_REPLICATION']._serialized_end=1103
 # @@protoc_insertion_point(module_scope)
