@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +12,7 @@ import click
 from cluster.cli import EXIT_FAILED
 from cluster.cli.control import Peers, ask, peer_options, same_status
 from cluster.cli.fleet import json_option
-from cluster.cli.servers import complain
+from cluster.cli.servers import NoServer, complain
 from cluster.cli.tables import show
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PICTURE_COLUMNS: Final = 64
 UNAVAILABLE_MARK: Final = "!"
+WAIT_SECONDS: Final = 60.0  # nodes --wait
+_ASK_AGAIN_SECONDS: Final = 0.2
+_SILENT_SECONDS: Final = 5.0  # who waits longer hears what for
 _SLOTS: Final = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 
 
@@ -70,15 +74,24 @@ def summary(status: "FleetStatus") -> list[str]:
 @peer_options()
 @json_option
 @click.option("--check", is_flag=True, help="Exit code 1 when anything is not as it should be.")
-def nodes(peers: Peers, as_json: bool, check: bool) -> int:
+@click.option("--wait", is_flag=True, help="Wait until the fleet is complete, then show it.")
+@click.option(
+    "--wait-seconds",
+    type=click.FloatRange(min=0),
+    default=WAIT_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long --wait waits; exit code 1 when that was not enough.",
+)
+def nodes(peers: Peers, as_json: bool, check: bool, wait: bool, wait_seconds: float) -> int:
     """Show the nodes of a fleet, and what is wrong.
 
     Leads counts the slots that a node serves, in sync those that it has a whole copy of, learning those that
     it is catching up with.
 
-    Exit codes: 0, 1 with --check when the fleet is degraded, 3 no node answered.
+    Exit codes: 0, 1 with --check or --wait when the fleet is degraded, 3 no node answered.
     """
-    status = ask(peers, same_status)
+    status = _complete(peers, wait_seconds) if wait else ask(peers, same_status)
     if as_json:
         value = dataclasses.asdict(status)
         del value["slots"]
@@ -104,7 +117,42 @@ def nodes(peers: Peers, as_json: bool, check: bool) -> int:
         click.echo()
         for line in summary(status):
             click.echo(line)
+    if wait and not is_complete(status):
+        complain(f"the fleet was not complete within {wait_seconds:g} s; --wait-seconds gives it longer")
+        return EXIT_FAILED
     return EXIT_FAILED if check and faults(status) else 0
+
+
+def is_complete(status: "FleetStatus") -> bool:
+    """Whether nothing is wrong, and no node still learns what it is to have a copy of."""
+    return not faults(status) and not any(node.learning for node in status.nodes)
+
+
+def _complete(peers: Peers, seconds: float) -> "FleetStatus":
+    """Ask again and again until the fleet is complete, or time is up; returns the last answer. Raises
+    NoServer when the last one was none."""
+    begun = time.monotonic()
+    told = ""
+    while True:
+        status, missing = _look(peers)
+        if status is not None and is_complete(status):
+            return status
+        waited = time.monotonic() - begun
+        if waited >= seconds:
+            return ask(peers, same_status) if status is None else status
+        if waited >= _SILENT_SECONDS and missing != told:
+            told = missing
+            complain(f"waiting: {missing}")
+        time.sleep(min(_ASK_AGAIN_SECONDS, seconds - waited))
+
+
+def _look(peers: Peers) -> tuple["FleetStatus | None", str]:
+    """How the fleet stands, when a node says so, and what is missing."""
+    try:
+        status = ask(peers, same_status)
+    except NoServer as failure:
+        return None, failure.message
+    return status, "; ".join(faults(status)) or "nodes learn what they are to have copies of"
 
 
 def ranges(slots: Iterable[int]) -> str:

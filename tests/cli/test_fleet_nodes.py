@@ -221,6 +221,27 @@ def test_nodes_are_listed_and_a_missing_one_fails_the_check(fleet: Fleet, gearfl
     assert gearfleet("slots", "--unavailable", *peer(fleet, "b")).out == b"No such slots.\n"
 
 
+def test_waiting_for_a_fleet_ends_when_it_is_complete(whole_fleet: Fleet, gearfleet: RunCommand) -> None:
+    fleet = whole_fleet
+    fleet.start()
+    fleet.wait_until_in_sync()
+    # Given a node that is away, then a short wait says what is missing,
+    fleet.kill("c")
+    eventually(lambda: gearfleet("nodes", "--check", *peer(fleet)).code == 1)
+    ended = gearfleet("nodes", "--wait", "--wait-seconds", "0.3", *peer(fleet))
+    assert ended.code == 1
+    assert b"down: c" in ended.out
+    assert b"the fleet was not complete within 0.3 s; --wait-seconds gives it longer" in ended.err
+    # and one that nobody answers as much as that.
+    ended = gearfleet("nodes", "--wait", "--wait-seconds", "0", "--peer", "127.0.0.1:1")
+    assert ended.code == 3
+    # When it is started, then the wait ends with a fleet that is whole.
+    fleet.restart("c")
+    ended = gearfleet("nodes", "--wait", *peer(fleet))
+    assert ended.code == 0, ended
+    assert ended.out.decode().splitlines()[-1] == "all slots have all their copies; etcd answers"
+
+
 def test_a_node_that_is_up_is_not_forgotten_one_that_is_gone_is(
     whole_fleet: Fleet, gearfleet: RunCommand
 ) -> None:

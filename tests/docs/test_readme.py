@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +19,6 @@ from tests.support import Node, need_command
 from tests.support.etcd import FleetEtcd, needs_etcd
 from tests.support.ports import lasting_port
 from tests.support.program import Program, wait_for_workers
-from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 GEARFLEET = str(Path(sysconfig.get_path("scripts")) / "gearfleet")
@@ -33,6 +34,7 @@ COMMANDS = [
 ]
 # Five of code: what a reader takes in at a glance.
 SNIPPET_LINES_MAX = 5
+PASTE_SECONDS_MAX = 90.0
 
 
 def command(*beginning: str) -> list[str]:
@@ -89,7 +91,7 @@ def test_nothing_in_the_readme_is_left_out_here() -> None:
     assert {language for language, _ in BLOCKS} == {"sh", "python"}
     assert len(PYTHON) == 2
     known = (
-        *(["make"], ["pip", "install"], ["gearman"], ["gearadmin"], ["etcd"]),
+        *(["make"], ["python3", "-m", "venv"], ["pip", "install"], ["gearman"], ["gearadmin"], ["etcd"]),
         *(["gearfleet", "server"], ["gearfleet", "nodes"], ["gearfleet", "drain"]),
     )
     for words in COMMANDS:
@@ -122,41 +124,60 @@ def test_the_tools_of_others(readme_node: Node) -> None:
     assert b"reverse\t0\t0\t1\n" in Program(shlex.split(status)).output()
 
 
+@pytest.fixture
+def pasted(etcd: FleetEtcd, tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """What the terminal shows after the block of three nodes was pasted into it, and which of its ports is
+    which. etcd runs already, as it does after `apt-get install etcd-server`."""
+    block = next(text for language, text in BLOCKS if language == "sh" and "etcd" in text)
+    first, _, rest = block.partition("\n")
+    assert shlex.split(first)[0] == "etcd"
+    assert first.endswith("&")
+    ports = {port: str(lasting_port()) for port in re.findall(r"\b47\d\d\b", rest)}
+    ports |= {port: str(lasting_port()) for port in ("4730", "4731", "4732")}  # node a has the defaults
+    ports["2379"] = etcd.address.rpartition(":")[2]
+    here = re.sub(r"\b(47\d\d|2379)\b", lambda match: ports[match[1]], rest)
+    defaults = f"--port {ports['4730']} --peer-port {ports['4731']} --http-port {ports['4732']}"
+    here = here.replace("--data-dir a ", f"--data-dir a {defaults} ", 1)
+    environment = os.environ | {
+        "PATH": os.pathsep.join((str(Path(GEARFLEET).parent), os.environ["PATH"])),
+        "GEARFLEET_FLEET": etcd.fleet,
+        "GEARFLEET_PEER": f"127.0.0.1:{ports['4731']}",
+    }
+    shown = tmp_path / "shown"
+    with shown.open("wb") as terminal:  # the nodes go on after the shell has ended
+        shell = subprocess.Popen(
+            [need_command("bash"), "-c", here],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        assert shell.wait(PASTE_SECONDS_MAX) == 0, shown.read_text()
+        yield shown.read_text(), ports
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+
+
 @needs_etcd()
-def test_three_nodes_on_one_machine(etcd: FleetEtcd, tmp_path: Path, programs: StartProgram) -> None:
-    """The fleet as the README starts it, one of its addresses for worker and client, and a drain."""
-    ports = {"2379": etcd.address.rpartition(":")[2]}
-
-    def local(words: list[str]) -> list[str]:
-        for number in re.findall(r"\b47\d\d\b", " ".join(words)):
-            ports.setdefault(number, str(lasting_port()))
-        found = [re.sub(r"\b(47\d\d|2379)\b", lambda match: ports[match[1]], word) for word in words]
-        return [GEARFLEET, *found[1:]]
-
-    nodes = [words[:-1] for words in COMMANDS if words[:3] == ["gearfleet", "server", "--etcd"]]
-    assert len(nodes) == 3
-    running = []
-    for words in nodes:
-        if "--port" not in words:  # the defaults
-            words += ["--port", "4730", "--peer-port", "4731", "--http-port", "4732"]
-        words = local(words)
-        words[words.index("--data-dir") + 1] = str(tmp_path / words[words.index("--node") + 1])
-        running.append(programs([*words, "--fleet", etcd.fleet]))
-    peer = ["--peer", f"127.0.0.1:{ports['4731']}"]
-
-    def ask(*beginning: str) -> subprocess.CompletedProcess[str]:
-        words = [GEARFLEET, *command(*beginning)[1:], *peer]
-        return subprocess.run(words, capture_output=True, text=True, check=False)
-
-    whole = "all slots have all their copies"
-    eventually(lambda: whole in ask("gearfleet", "nodes").stdout, timeout_seconds=30)
+def test_three_nodes_on_one_machine(
+    pasted: tuple[str, dict[str, str]], programs: StartProgram, tmp_path: Path
+) -> None:
+    """The block as it is pasted: nothing in it is too early. Worker and client know one of the addresses."""
+    text, ports = pasted
+    table = text.partition("all slots have all their copies")[0]
+    assert [line.split()[:2] for line in table.splitlines() if re.match(r"[abc]  ", line)] == [
+        *(["a", "up"], ["b", "up"], ["c", "up"]),
+    ]
+    assert "b leads nothing, and no slot needs its copy: it stops" in text
+    assert {folder.name for folder in tmp_path.iterdir() if folder.is_dir()} >= {"a", "b", "c"}
     port = ports["4730"]
     programs([sys.executable, "-c", snippet("HAWorker").replace("4730", port)])
     client = programs([sys.executable, "-c", snippet("HAClient").replace("4730", port)])
     assert client.output(timeout_seconds=30).splitlines()[0] == b"b'olleh'"
-    drained = ask("gearfleet", "drain")
-    assert drained.returncode == 0, drained.stderr
-    assert running[1].wait() == 0
 
 
 def test_make_knows_the_commands() -> None:
