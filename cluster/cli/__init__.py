@@ -14,6 +14,7 @@
     drill.py     drill; drill_screen.py shows how it goes
     gearman.py, gearadmin.py   take the place of the stock tools
     admin.py     the text commands of a server, as functions
+    suggest.py   what somebody meant who mistyped a word
 
 This module imports none of them: the light install (client and worker) lacks what they need.
 """

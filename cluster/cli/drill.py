@@ -24,6 +24,7 @@ from cluster.cli.nodes import faults as faults_of
 from cluster.cli.nodes import print_json
 from cluster.cli.sections import SectionCommand, SectionOption
 from cluster.cli.servers import NoServer, Servers, complain, server_options
+from cluster.cli.suggest import SuggestingChoice
 from cluster.cli.tables import console
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ _FLEET: Final = "The fleet"
     _WHAT,
     "--scenario",
     "scenarios",
-    type=click.Choice([*SCENARIOS, "all"]),
+    type=SuggestingChoice([*SCENARIOS, "all"]),
     multiple=True,
     default=("all",),
     show_default=True,
@@ -183,7 +184,7 @@ _FLEET: Final = "The fleet"
 @_option(
     _KILL,
     "--kill-with",
-    type=click.Choice(MANAGERS),
+    type=SuggestingChoice(MANAGERS),
     help="Who runs the nodes: systemd by ssh, docker, docker compose, or a Kubernetes StatefulSet (its pods "
     "are deleted, which is no kill -9).",
 )

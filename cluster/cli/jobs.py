@@ -33,6 +33,7 @@ from client_ha import (
 from client_ha.context import JobContext
 from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER, EXIT_USAGE
 from cluster.cli.servers import Failed, NoServer, Servers, complain, server_options
+from cluster.cli.suggest import SuggestingChoice
 
 # How long a job may stay without a server that takes it, when --timeout does not say.
 ACKNOWLEDGE_SECONDS: Final = 10.0
@@ -62,7 +63,9 @@ def read_moment(text: str, now: float) -> float:
 @click.argument("payloads", metavar="[PAYLOAD… | -]", nargs=-1)
 @server_options(timeout=False)
 @click.option("--background", "-b", is_flag=True, help="Return when it is acknowledged; print the handle.")
-@click.option("--priority", type=click.Choice(["high", "normal", "low"]), default="normal", show_default=True)
+@click.option(
+    "--priority", type=SuggestingChoice(["high", "normal", "low"]), default="normal", show_default=True
+)
 @click.option("--unique", "-u", metavar="KEY", help="Jobs of one function and key under way are one job.")
 @click.option("--at", metavar="TIME", help="Not before then: 2026-12-01T08:30, +10m or seconds since 1970.")
 @click.option(

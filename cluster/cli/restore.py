@@ -10,6 +10,7 @@ from cluster.cli.nodes import ranges
 from cluster.cli.sections import SectionCommand, SectionOption
 from cluster.cli.server import setting_option
 from cluster.cli.servers import Failed, NoServer, complain
+from cluster.cli.suggest import SuggestingGroup
 from cluster.server.settings import REPLICAS_MAX, SettingsError, load_settings
 
 ETCD_SETTINGS: Final = (
@@ -29,7 +30,7 @@ node's data is missing that may know more, and when etcd has lost nothing.
 Exit codes: 0 done, 1 refused, 2 usage, 3 etcd did not answer."""
 
 
-@click.group("fleet")
+@click.group("fleet", cls=SuggestingGroup)
 def fleet() -> None:
     """Bring a fleet back after etcd was lost; show or exchange its secret."""
 

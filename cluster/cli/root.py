@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from cluster.cli import EXIT_USAGE
+from cluster.cli.suggest import SuggestingGroup
 
 # Name: (heading, module, attribute, one line of help).
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
@@ -45,7 +46,7 @@ def package_version() -> str:
         return "unknown"
 
 
-class Commands(click.Group):
+class Commands(SuggestingGroup):
     """Commands by name, imported late, listed under headings."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

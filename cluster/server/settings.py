@@ -6,6 +6,7 @@ docs/commands.md are made from the fields below, so that a setting is written do
 """
 
 import difflib
+import hashlib
 import ipaddress
 import math
 import os
@@ -28,6 +29,7 @@ from pydantic_settings import (
 ENVIRONMENT_PREFIX: Final = "GEARFLEET_"
 CONFIG_ENVIRONMENT: Final = "GEARFLEET_CONFIG"
 NAME_CHARACTERS_MAX: Final = 32
+NAME_DIGEST_CHARACTERS: Final = 8  # of a host's name that is longer
 HANDLE_PREFIX_BYTES_MAX: Final = 36
 NAME_PATTERN: Final = r"^[A-Za-z0-9._-]{1,32}$"
 ETCD_PORT: Final = 2379
@@ -124,9 +126,16 @@ def _advertised(text: str) -> str:
 
 
 def _default_name() -> str:
-    """The host's short name, cut down to what a node's name may be."""
+    """The host's short name; of a longer one than a node's name may be, its beginning and a digest of it all.
+
+    Hosts in a cloud are told apart by the end of their names: cut off, two of them were one node.
+    """
     short = socket.gethostname().split(".")[0]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", short)[:NAME_CHARACTERS_MAX] or "node"
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", short)
+    if len(name) > NAME_CHARACTERS_MAX:
+        digest = hashlib.sha256(short.encode()).hexdigest()[:NAME_DIGEST_CHARACTERS]
+        name = f"{name[: NAME_CHARACTERS_MAX - NAME_DIGEST_CHARACTERS - 1]}-{digest}"
+    return name or "node"
 
 
 def _default_advertise() -> str:
@@ -786,9 +795,33 @@ def read_config(path: Path) -> dict[str, object]:
             key.lower().replace("-", "_"), Settings.model_fields, n=1, cutoff=0.0
         )
         faults.append(f"{key} in {path} is no setting; the nearest is {near[0]}")
+    faults.extend(
+        f"{key} in {path} cannot be {_as_toml(value)}: give {_wanted(field)}"
+        for key, value in table.items()
+        if (field := Settings.model_fields.get(key)) is not None and not _fits(value, field)
+    )
     if faults:
         raise SettingsError("\n".join(faults))
     return table
+
+
+def _fits(value: object, field: FieldInfo) -> bool:
+    """Whether TOML's value is of the field's own type. Unlike a command line a file says which type it means:
+    `port = true` is a slip, and not port 1."""
+    annotation = field.annotation
+    if annotation is bool:
+        return isinstance(value, bool)
+    if annotation is int:
+        size = any(isinstance(limit, BeforeValidator) for limit in field.metadata)
+        return (isinstance(value, int) and not isinstance(value, bool)) or (size and isinstance(value, str))
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, str)
+
+
+def _as_toml(value: object) -> str:
+    """A value as it stands in the file."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _explain(fault: Any, origins: Mapping[str, str]) -> str:
@@ -800,13 +833,19 @@ def _explain(fault: Any, origins: Mapping[str, str]) -> str:
         return f"{name} is no setting"
     field = Settings.model_fields[name]
     message = fault["ctx"]["error"] if fault["type"] == "value_error" else f"give {_wanted(field)}"
-    return f"{origins.get(name, name)} cannot be {str(fault['input'])!r}: {message}"
+    near = difflib.get_close_matches(str(fault["input"]).lower(), _choices(field), n=1)
+    meant = f". Did you mean {near[0]!r}?" if near else ""
+    return f"{origins.get(name, name)} cannot be {str(fault['input'])!r}: {message}{meant}"
+
+
+def _choices(field: FieldInfo) -> list[str]:
+    """The words that a field takes, when it takes only some."""
+    return [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
 
 
 def _wanted(field: FieldInfo) -> str:
     """What a field takes, in words."""
-    choices = get_args(field.annotation)
-    if choices and all(isinstance(choice, str) for choice in choices):
+    if choices := _choices(field):
         return "one of " + ", ".join(choices)
     if field.annotation is bool:
         return "true or false"

@@ -543,7 +543,9 @@ class Store:
             NameTaken(
                 f"two nodes are named {member.name}: the one at {holder.host}:{holder.port} with the data "
                 f"directory {holder.identity} is registered, this one at {member.host}:{member.port} has "
-                f"{member.identity}. Give one of them another --node, or stop it"
+                f"{member.identity}. Without --node a node has its host's name up to the first dot, and of "
+                "one longer than 32 characters the beginning with a digest. Give one of them another --node, "
+                "or stop it"
             ),
             found,
         )

@@ -75,6 +75,8 @@ def test_sizes_are_read_as_people_write_them(text: str, size_bytes: int) -> None
         ({"port": "70000"}, "--port cannot be '70000': give a whole number from 0 to 65535"),
         ({"port": "x"}, "--port cannot be 'x': give a whole number from 0 to 65535"),
         ({"durability": "disk"}, "--durability cannot be 'disk': give one of fsync, os, memory"),
+        ({"durability": "fsnyc"}, "give one of fsync, os, memory. Did you mean 'fsync'?"),
+        ({"log_level": "WARN"}, "give one of debug, info, warning, error. Did you mean 'warning'?"),
         ({"exceptions": "maybe"}, "--exceptions cannot be 'maybe': give true or false"),
         ({"max_payload_bytes": "64X"}, "--max-payload cannot be '64X': give a size such as 64M"),
         ({"name": "a b"}, "--name cannot be 'a b': give 1 to 32 letters, digits"),
@@ -121,6 +123,52 @@ def test_a_file_with_a_slip_is_refused(config: Path, text: str, message: str) ->
     with pytest.raises(SettingsError) as error:
         load_settings(config=config)
     assert message.format(config=config) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("port = true", "port in {config} cannot be true: give a whole number from 0 to 65535"),
+        ("port = 4730.0", "port in {config} cannot be 4730.0: give a whole number"),
+        ("port = '4730'", "port in {config} cannot be '4730': give a whole number"),
+        ("reclaim_seconds = false", "reclaim_seconds in {config} cannot be false: give a number from"),
+        ("reclaim_seconds = '2'", "reclaim_seconds in {config} cannot be '2': give a number from"),
+        ("exceptions = 1", "exceptions in {config} cannot be 1: give true or false"),
+        ("salvage = 'on'", "salvage in {config} cannot be 'on': give true or false"),
+        ("max_payload_bytes = true", "max_payload_bytes in {config} cannot be true: give a size such as 64M"),
+        ("log_file = 1", "log_file in {config} cannot be 1: give a path"),
+        ("zone = 1", "zone in {config} cannot be 1: give"),
+        ("durability = 1", "durability in {config} cannot be 1: give one of fsync, os, memory"),
+        ("etcd = ['one:2379', 'two:2379']", "etcd in {config} cannot be ['one:2379', 'two:2379']: give"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_not_guessed_at(config: Path, text: str, message: str) -> None:
+    config.write_text(text)
+    with pytest.raises(SettingsError) as error:
+        load_settings(config=config)
+    assert message.format(config=config) in str(error.value)
+
+
+def test_whole_numbers_are_numbers_and_sizes_are_texts_too(config: Path) -> None:
+    config.write_text("reclaim_seconds = 3\nsegment_bytes = '1M'\nmax_payload_bytes = 4096\nsalvage = true\n")
+    settings = load_settings(config=config)
+    assert (settings.reclaim_seconds, settings.segment_bytes) == (3.0, 1 << 20)
+    assert (settings.max_payload_bytes, settings.salvage) == (4096, True)
+
+
+def test_hosts_that_differ_late_in_their_names_are_different_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for host in ("ip-10-0-0-1-eu-central-1-internal-a", "ip-10-0-0-1-eu-central-1-internal-b"):
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        names.append(load_settings().name)
+        assert load_settings().name == names[-1]
+    assert names[0] != names[1]
+    assert all(len(name) == 32 and name.startswith("ip-10-0-0-1-eu-central-") for name in names)
+
+
+def test_a_short_host_name_is_the_name_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "h" * 32 + ".example.org")
+    assert load_settings().name == "h" * 32
 
 
 def test_a_file_that_is_missing_is_named(config: Path) -> None:
