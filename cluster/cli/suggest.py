@@ -36,8 +36,8 @@ class SuggestingGroup(click.Group):
         except click.UsageError as error:
             if self.get_command(ctx, args[0]) is not None:
                 raise
-            error.message += did_you_mean(args[0], self.list_commands(ctx))
-            raise
+            text = error.message + did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(text, ctx) from None
 
 
 class SuggestingChoice(click.Choice[str]):
@@ -47,5 +47,4 @@ class SuggestingChoice(click.Choice[str]):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            error.message += did_you_mean(str(value), self.choices)
-            raise
+            self.fail(error.message + did_you_mean(str(value), self.choices), param, ctx)
