@@ -1,4 +1,4 @@
-"""gearfleet gearmand: a node with gearmand's own options; an init script needs one word changed."""
+"""gearfleet gearmand: a node with gearmand's own options."""
 
 import contextlib
 import os
@@ -27,8 +27,9 @@ _READY_SECONDS: Final = 1.0
 
 INTRO: Final = f"""Run a node with gearmand's own options.
 
-Background jobs are kept in a journal, in --data-dir: by default {STATE_DIR} (with the port added when it is
-not {PORT_DEFAULT}) where that can be written, else gearfleet-data.
+Background jobs are kept in a journal, in --data-dir: by default systemd's $STATE_DIRECTORY, else the first of
+{STATE_DIR}, ./gearfleet-data and ~/.local/state/gearfleet (with the port added when it is not {PORT_DEFAULT})
+that can be written.
 
 The log goes to standard error, with --daemon to {DAEMON_LOG_FILE}, unless --log-file says otherwise.
 
@@ -86,14 +87,26 @@ def _settings(options: Gearmand) -> Settings:
 
 def default_data_dir(port: int) -> Path:
     """Where a gearmand's jobs are kept when nobody says; each port has its own, as each gearmand did."""
-    suffix = "" if port == PORT_DEFAULT else f"-{port}"
-    directory = STATE_DIR.with_name(STATE_DIR.name + suffix)
-    nearest = directory if directory.exists() else directory.parent
-    if os.access(nearest, os.W_OK | os.X_OK):
-        return directory
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:  # by systemd, to this unit alone
+        return Path(given)
     default = fields()["data_dir"].default
     assert isinstance(default, Path)
-    return default.with_name(default.name + suffix)
+    places = [STATE_DIR, default]
+    with contextlib.suppress(KeyError):
+        places.append(Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".local/state/gearfleet")
+    suffix = "" if port == PORT_DEFAULT else f"-{port}"
+    directories = [place.with_name(place.name + suffix) for place in places]
+    # Where none will do, the node says so of the first.
+    return next(filter(_can_be_made, directories), directories[0])
+
+
+def _can_be_made(directory: Path) -> bool:
+    """Whether this user may use the directory, or make it."""
+    nearest = directory.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def _serve(settings: Settings, options: Gearmand) -> int:

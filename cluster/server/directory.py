@@ -109,7 +109,8 @@ class DataDirectory:
         except OSError as error:
             raise DirectoryError(
                 f"the data directory {path} cannot be used ({error.strerror}): "
-                "give --data-dir a directory that this user may write"
+                "give --data-dir a directory that this user may write; under systemd, StateDirectory= in the "
+                "unit makes one"
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -100,6 +100,8 @@ def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] 
         print(f"gearfleet: {error}", file=sys.stderr)
         return EXIT_FAILED
     log = structlog.get_logger("gearfleet")
+    with contextlib.suppress(OSError):  # for ps, killall and start-stop-daemon, however Python was started
+        Path("/proc/self/comm").write_text("gearfleet")
     sys.setswitchinterval(0.0003)
     for note in notes:
         log.warning("option", note=note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from cluster.cli.gearmand_options import FLAGS, read
 from cluster.cli.raw import OptionFault
 from tests.cli.conftest import GEARFLEET, RunCommand, run_process
 from tests.support import Node, Peer, eventually, need_command
+from tests.support.machine import NEEDS, need_root
 from tests.support.ports import lasting_port
 
 
@@ -145,6 +147,24 @@ def test_check_args_and_version_end_at_once(gearfleet: RunCommand) -> None:
 
 def test_each_port_has_a_directory_of_its_own() -> None:
     assert default_data_dir(4731).name == f"{default_data_dir(4730).name}-4731"
+
+
+def test_the_directory_of_the_unit_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
+    assert default_data_dir(4731) == Path("/var/lib/one")
+
+
+def test_a_user_who_may_write_nowhere_is_told_where_the_jobs_should_have_been(tmp_path: Path) -> None:
+    need_root()
+    nobody = ["setpriv", "--reuid", "nobody", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+    if run_process(*nobody, GEARFLEET, "--version").code:
+        pytest.skip(f"{NEEDS}a virtual environment that other users may run")
+    ended = run_process(
+        "sh", "-c", f"cd / && exec {shlex.join([*nobody, GEARFLEET])} gearmand -p0 -L 127.0.0.1"
+    )
+    assert ended.code == 1
+    assert "the data directory /var/lib/gearfleet-0 cannot be used" in ended.err.decode()
+    assert "StateDirectory= in the unit makes one" in ended.err.decode()
 
 
 class GearmandNode(Node):
