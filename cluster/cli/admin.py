@@ -6,6 +6,7 @@
 Works against gearmand; `maxqueues` needs a Gearfleet node, gearmand cannot say its limits.
 """
 
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from client_ha.addresses import Server
 from cluster.cli.peer import Peer, Unreachable
 
 ANSWER_SECONDS: Final = 10.0
+_NUMBER: Final = re.compile(r"-?[0-9]{1,20}")  # gearmand has been seen with -1 running
 
 
 class Refused(Exception):
@@ -92,6 +94,8 @@ class Admin:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.server = server
+        # Lines of tables that could not be understood: what else the table says is good nevertheless.
+        self.odd_lines: list[str] = []
         self._peer = Peer(server, timeout_seconds=timeout_seconds, tls=tls)
         self._lines = self._peer.lines()
 
@@ -117,7 +121,7 @@ class Admin:
         self._peer.send(command.encode() + b"\r\n")
         first = True
         for line in self._lines:
-            if first and line.startswith("ERR "):
+            if first and line.startswith("ERR ") and "\t" not in line:
                 raise Refused(self.server, command, line[4:])
             first = False
             if line == ".":
@@ -127,15 +131,15 @@ class Admin:
     def status(self) -> list[FunctionStatus]:
         """Every function's counts."""
         return [
-            FunctionStatus(function, *self._numbers(numbers, 3))
-            for function, numbers in self._columns("status")
+            FunctionStatus(function, total, running, workers)
+            for function, (total, running, workers) in self._rows("status", 3)
         ]
 
     def priority_status(self) -> list[FunctionPriorities]:
         """Every function's waiting jobs by priority."""
         return [
-            FunctionPriorities(function, *self._numbers(numbers, 4))
-            for function, numbers in self._columns("prioritystatus")
+            FunctionPriorities(function, high, normal, low, workers)
+            for function, (high, normal, low, workers) in self._rows("prioritystatus", 4)
         ]
 
     def workers(self) -> list[Connected]:
@@ -145,16 +149,17 @@ class Admin:
             # "FD ADDRESS CLIENT-ID : FUNCTION FUNCTION": the id may hold spaces.
             left, _, functions = line.partition(" :")
             descriptor, address, client_id = [*left.split(" ", 2), "", "", ""][:3]
-            connected.append(Connected(descriptor, address, client_id, tuple(functions.split())))
+            # Blanks only: a name may hold a tab.
+            names = tuple(name for name in functions.split(" ") if name)
+            connected.append(Connected(descriptor, address, client_id, names))
         return connected
 
     def jobs(self) -> list[QueuedJob]:
         """Every job on the server."""
-        jobs = []
-        for handle, rest in self._columns("show jobs"):
-            retries, cancelled, queued = self._numbers(rest, 3)
-            jobs.append(QueuedJob(handle, retries, bool(cancelled), bool(queued)))
-        return jobs
+        return [
+            QueuedJob(handle, retries, bool(cancelled), bool(queued))
+            for handle, (retries, cancelled, queued) in self._rows("show jobs", 3)
+        ]
 
     def uniques(self) -> list[str]:
         """Every job's unique key."""
@@ -173,8 +178,8 @@ class Admin:
     def maxqueues(self) -> list[QueueLimits]:
         """The functions that have a limit."""
         rows = [
-            QueueLimits(function, *self._numbers(numbers, 3))
-            for function, numbers in self._columns("show maxqueue")
+            QueueLimits(function, high, normal, low)
+            for function, (high, normal, low) in self._rows("show maxqueue", 3)
         ]
         return [row for row in rows if row.high or row.normal or row.low]
 
@@ -182,24 +187,34 @@ class Admin:
         """Set one limit for all priorities, or three: high, normal, low. 0 is no limit."""
         self.line(" ".join(["maxqueue", function, *map(str, limits)]))
 
-    def _columns(self, command: str) -> Iterator[tuple[str, str]]:
-        for line in self.table(command):
-            name, _, numbers = line.partition("\t")
-            yield name, numbers
+    def _rows(self, command: str, count: int) -> list[tuple[str, tuple[int, ...]]]:
+        """A table's rows: a name, and numbers behind tabs. The name may hold tabs and whatever else: anybody
+        may register a function, and one odd row must not hide the others.
 
-    def _numbers(self, text: str, count: int) -> tuple[int, ...]:
-        columns = text.split("\t")
+        Raises Unreachable when nothing of it is such a row.
+        """
+        rows = []
+        odd: list[str] = []
         try:
-            numbers = tuple(int(column) for column in columns)
-        except ValueError:
-            numbers = ()
-        if len(numbers) != count:
-            raise Unreachable(
-                self.server,
-                f"it answered {text!r} where {count} numbers belong",
-                "check that this is a Gearman server",
-            )
-        return numbers
+            for line in self.table(command):
+                name, *columns = line.rsplit("\t", count)
+                if len(columns) == count and all(map(_NUMBER.fullmatch, columns)):
+                    rows.append((name, tuple(map(int, columns))))
+                else:
+                    odd.append(line)
+        except Unreachable as fault:
+            raise (self._no_table(odd[0], count) if odd and not rows else fault) from None
+        if odd and not rows:
+            raise self._no_table(odd[0], count)
+        self.odd_lines += odd
+        return rows
+
+    def _no_table(self, line: str, count: int) -> Unreachable:
+        return Unreachable(
+            self.server,
+            f"it answered {line[:200]!r} where a name and {count} numbers belong",
+            "check that this is a Gearman server",
+        )
 
 
 __all__ = [

@@ -21,11 +21,10 @@ from cluster.cli import EXIT_USAGE
 from cluster.cli.control import Peers, peer_options, secrets_from_etcd
 from cluster.cli.fleet import json_option
 from cluster.cli.nodes import faults as faults_of
-from cluster.cli.nodes import print_json
 from cluster.cli.sections import SectionCommand, SectionOption
 from cluster.cli.servers import NoServer, Servers, complain, server_options
 from cluster.cli.suggest import SuggestingChoice
-from cluster.cli.tables import console
+from cluster.cli.tables import console, print_json, say
 
 if TYPE_CHECKING:
     from cluster.drill.faults import Means
@@ -394,7 +393,7 @@ async def _drill(peers: Peers, servers: Servers, means: "Means", wishes: Wishes)
     if wishes.dry_run:
         problem = problem or _cannot_report(wishes) or await _cannot_work(servers, status, wishes)
         if problem:
-            click.echo(f"\nIt would not begin now: {problem}")
+            say(f"\nIt would not begin now: {problem}")
         return EXIT_USAGE if problem else 0
     if problem:
         raise Refused(
@@ -610,7 +609,7 @@ async def _run(
 def _say(line: str, *, err: bool = False) -> None:
     """Before and during a drill, whose exit code must tell of it also when nobody reads."""
     with contextlib.suppress(OSError):
-        click.echo(line, err=err)
+        say(line, err=err)
 
 
 def _let_go_of_dead_outputs() -> None:
@@ -659,7 +658,7 @@ def _report(outcome: "Outcome", history: "History", status: "FleetStatus", wishe
     show(outcome.verdict, console())
     for reason in outcome.reasons:
         if reason not in outcome.verdict.problems:
-            click.echo("! " + reason)
+            say("! " + reason)
     if wishes.report is not None:
         click.echo(f"The report with its timeline: {wishes.report}")
     click.echo(conclusions[outcome.code])

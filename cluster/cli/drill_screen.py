@@ -13,6 +13,7 @@ from rich.text import Text
 from cluster.cli.tables import table
 from cluster.drill.run import Drill, Exit
 from cluster.drill.scenarios import clock
+from cluster.wire.shown import for_terminal, for_terminal_lines
 
 REFRESH_SECONDS: Final = 0.5
 LINE_SECONDS: Final = 15.0  # between two lines that say only how it stands
@@ -45,7 +46,9 @@ def picture(drill: Drill) -> Group:
     fleet = drill.status.fleet if drill.status is not None else ""
     faults = f"{drill.faults} of {len(drill.plan.steps)}" if limit is None else str(drill.faults)
     head = Text.assemble(
-        (f"{clock(drill.seconds)}{of}", "bold"), f"  fleet {fleet}, fault {faults}  ", (drill.doing, "bold")
+        (f"{clock(drill.seconds)}{of}", "bold"),
+        f"  fleet {fleet}, fault {faults}  ",
+        (for_terminal(drill.doing), "bold"),
     )
     jobs = Text(
         f"{counts.submitted:,} submitted   {counts.acknowledged:,} acknowledged "
@@ -66,7 +69,7 @@ class Lines:
     def line(self, text: str) -> None:
         # Whoever read this may be gone; the fleet is to be mended all the same.
         with contextlib.suppress(OSError, ValueError):
-            print(text, file=self._out, flush=True)
+            print(for_terminal_lines(text), file=self._out, flush=True)
 
     def leave(self, lines: Sequence[str]) -> None:
         for text in lines:
@@ -97,7 +100,7 @@ class Screen:
 
     def line(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self._console.print(Text(text), soft_wrap=True)
+            self._console.print(Text(for_terminal_lines(text)), soft_wrap=True)
 
     def leave(self, lines: Sequence[str]) -> None:
         if self._live is not None:

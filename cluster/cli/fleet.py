@@ -10,7 +10,7 @@ from cluster.cli import EXIT_FAILED
 from cluster.cli.admin import Admin, FunctionPriorities, FunctionStatus
 from cluster.cli.discover import Source, Told, ask_fleet
 from cluster.cli.servers import Failed, Servers, ask_all, complain, server_options
-from cluster.cli.tables import show, show_json
+from cluster.cli.tables import say, show, show_json
 
 Row = TypeVar("Row")
 
@@ -177,7 +177,7 @@ def cancel(servers: Servers, handles: tuple[str, ...]) -> int:
     ask_all(servers, cancel_here)
     for handle in handles:
         if handle in found:
-            click.echo(f"cancelled {handle}")
+            say(f"cancelled {handle}")
         else:
             complain(f"no job {handle}: it is done, or was never here; gearfleet jobs lists all")
     return 0 if found.issuperset(handles) else EXIT_FAILED

@@ -9,6 +9,7 @@ from client_ha.addresses import Server
 from cluster.cli.admin import Admin, Refused
 from cluster.cli.peer import Unreachable, tls_context
 from cluster.cli.raw import OptionFault, RawCommand, only_once, read_options
+from cluster.wire.shown import for_terminal, for_terminal_lines
 
 HELP: Final = """\
 Options:
@@ -84,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
         if fault.what.startswith("no connection"):
             print(f"Error: Error connecting to {host}.\n", file=sys.stderr)
         else:
-            print(f"Error: {fault}", file=sys.stderr)
+            print(f"Error: {for_terminal_lines(str(fault))}", file=sys.stderr)
         return 1
     except ValueError as fault:
         print(f"Error: {fault}", file=sys.stderr)
@@ -98,13 +99,18 @@ def _ask(admin: Admin, name: str, value: str | None) -> None:
     try:
         if is_table:
             for line in admin.table(command):
-                print(line)
+                print(_shown(line))
             print(".")
         else:
-            print(admin.line(command.format(value)) or "OK")
+            print(_shown(admin.line(command.format(value))) or "OK")
     except Refused as refusal:
         sys.stdout.flush()
-        print(f"Error: {refusal.text}", end="\r\n", file=sys.stderr)
+        print(f"Error: {for_terminal(refusal.text)}", end="\r\n", file=sys.stderr)
+
+
+def _shown(line: str) -> str:
+    """A line as it is, for programs; on a terminal its columns, and nothing that does more than print."""
+    return "\t".join(map(for_terminal, line.split("\t"))) if sys.stdout.isatty() else line
 
 
 gearadmin = RawCommand("gearadmin", run, "Takes the options of gearadmin.")

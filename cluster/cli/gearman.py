@@ -21,6 +21,7 @@ from client_ha.errors import InvalidArgument
 from cluster.cli import EXIT_FAILED
 from cluster.cli.peer import tls_context
 from cluster.cli.raw import RawCommand
+from cluster.wire.shown import for_terminal_lines
 
 LETTERS: Final = "bc:f:h:HILnNp:Pst:u:vwi:dS"
 SERVER_ENVIRONMENT: Final = "GEARMAN_SERVER"
@@ -180,7 +181,7 @@ def servers(options: Options) -> list[Server]:
 def message(call: str, text: str) -> None:
     """A fault as the stock tool shows it: after the name of libgearman's function."""
     sys.stdout.flush()
-    print(f"gearman: {call} : {text}", file=sys.stderr, flush=True)
+    print(f"gearman: {call} : {for_terminal_lines(text)}", file=sys.stderr, flush=True)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -34,6 +34,7 @@ from client_ha.context import JobContext
 from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER, EXIT_USAGE
 from cluster.cli.servers import Failed, NoServer, Servers, complain, server_options
 from cluster.cli.suggest import SuggestingChoice
+from cluster.wire.shown import for_json, for_terminal
 
 # How long a job may stay without a server that takes it, when --timeout does not say.
 ACKNOWLEDGE_SECONDS: Final = 10.0
@@ -171,7 +172,7 @@ def _warn(job: Job, data: bytes) -> None:
 
 def _progress(job: Job, numerator: int, denominator: int) -> None:
     share = f" {100 * numerator // denominator}%" if denominator else ""
-    click.echo(f"{job.function}: {numerator}/{denominator}{share}", err=True)
+    click.echo(f"{for_terminal(job.function)}: {numerator}/{denominator}{share}", err=True)
 
 
 def _report(
@@ -188,14 +189,15 @@ def _report(
         except GearfleetError as fault:
             error = fault
     if as_json:
-        click.echo(json.dumps(_record(job, output.take() + result, error, timeout), ensure_ascii=False))
+        record = json.dumps(_record(job, output.take() + result, error, timeout), ensure_ascii=False)
+        click.echo(for_json(record))
     else:
         _write(output.take())
         if error is not None:
             complain(in_words(error, timeout))
         elif background:
             assert isinstance(job, Job)
-            click.echo(job.handle)
+            click.echo(for_terminal(str(job.handle)))
         else:
             # On a terminal the prompt must not stick to the result.
             _write(result + (b"\n" if sys.stdout.isatty() and not result.endswith(b"\n") else b""))

@@ -1,11 +1,10 @@
 """nodes, map, slots: how a fleet stands."""
 
 import dataclasses
-import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,7 +12,7 @@ from cluster.cli import EXIT_FAILED
 from cluster.cli.control import Peers, ask, peer_options, same_status
 from cluster.cli.fleet import json_option
 from cluster.cli.servers import NoServer, complain
-from cluster.cli.tables import show
+from cluster.cli.tables import print_json, say, show
 
 if TYPE_CHECKING:
     from cluster.server.control import FleetStatus, SlotStatus
@@ -52,10 +51,6 @@ def faults(status: "FleetStatus") -> list[str]:
 
 def _slots(count: int) -> str:
     return f"{count:,} slot{'s' if count != 1 else ''}"
-
-
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def summary(status: "FleetStatus") -> list[str]:
@@ -116,7 +111,7 @@ def nodes(peers: Peers, as_json: bool, check: bool, wait: bool, wait_seconds: fl
         )
         click.echo()
         for line in summary(status):
-            click.echo(line)
+            say(line)
     if wait and not is_complete(status):
         complain(f"the fleet was not complete within {wait_seconds:g} s; --wait-seconds gives it longer")
         return EXIT_FAILED
@@ -204,7 +199,7 @@ def show_map(peers: Peers, as_json: bool) -> None:
     drawn = len(status.nodes) <= len(LETTERS)
     if drawn and status.slots:
         for line in picture(status):
-            click.echo(line)
+            say(line)
         click.echo()
     rows = []
     for index, node in enumerate(status.nodes):
@@ -214,7 +209,7 @@ def show_map(peers: Peers, as_json: bool) -> None:
     show(["", "Node", "State", "Leads", "In sync", "Epochs"], rows, nothing="No nodes.")
     click.echo()
     for line in summary(status):
-        click.echo(line)
+        say(line)
 
 
 def wanted_slots(texts: Sequence[str], count: int) -> set[int]:

@@ -13,6 +13,7 @@ from client_ha.addresses import Server
 from cluster.cli.control import Peers, ask, peer_options
 from cluster.cli.nodes import live_copies, ranges, wanted_slots
 from cluster.cli.servers import Failed, NoServer
+from cluster.cli.tables import say
 
 if TYPE_CHECKING:
     from cluster.server.control import ControlClient, DrainStep, FleetStatus
@@ -48,7 +49,7 @@ class Progress:
         self._node = node
         self._said: tuple[int, int, str] | None = None
         self._said_at = 0.0
-        self._write: Callable[[str], None] = click.echo
+        self._write: Callable[[str], None] = say
         self._end: Callable[[], None] = lambda: None
         self.live = sys.stdout.isatty()
         if self.live:
@@ -142,7 +143,7 @@ async def _drain(
         progress.close()
     if done is None:
         raise Failed(f"{name} ended before it said that all was given away: look at gearfleet nodes")
-    click.echo(done.message or f"{name} has given everything away")
+    say(done.message or f"{name} has given everything away")
     return 0
 
 
@@ -165,7 +166,7 @@ def join(node: str, peers: Peers) -> None:
         _check_known(node, status)
         return await client.join(node)
 
-    click.echo(ask(peers, request))
+    say(ask(peers, request))
 
 
 @click.command()
@@ -182,7 +183,7 @@ def forget(node: str, peers: Peers) -> None:
         _check_known(node, status)
         return await client.forget(node)
 
-    click.echo(ask(peers, request))
+    say(ask(peers, request))
 
 
 @click.command()
@@ -203,13 +204,13 @@ def promote(slots: tuple[str, ...], peers: Peers, lossy: bool, node: str, yes: b
         chosen = choose(status, slots, node)
         count = sum(map(len, chosen.values()))
         for leader, led in chosen.items():
-            click.echo(f"{leader} is to lead {len(led)} slots from what it has: {ranges(led)}")
+            say(f"{leader} is to lead {len(led)} slots from what it has: {ranges(led)}")
         if sys.stdin.isatty() and not yes:
             click.confirm(f"Jobs of {count} slots may be lost. Go on?", abort=True, err=True)
         return [await client.promote(leader, sorted(led), lossy=True) for leader, led in chosen.items()]
 
     for line in ask(peers, request, slots=True):
-        click.echo(line)
+        say(line)
 
 
 def choose(status: "FleetStatus", texts: tuple[str, ...], node: str) -> dict[str, list[int]]:

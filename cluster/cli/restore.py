@@ -11,6 +11,7 @@ from cluster.cli.sections import SectionCommand, SectionOption
 from cluster.cli.server import setting_option
 from cluster.cli.servers import Failed, NoServer, complain
 from cluster.cli.suggest import SuggestingGroup
+from cluster.cli.tables import say
 from cluster.server.settings import REPLICAS_MAX, SettingsError, load_settings
 
 ETCD_SETTINGS: Final = (
@@ -50,7 +51,7 @@ def saved_map(data_dir: Path, output: Path | None) -> int:
         saved = read_saved(data_dir)
         text = encode_saved(saved)
         if output is None:
-            click.echo(text)
+            say(text)
         else:
             output.write_text(text + "\n")
     except DirectoryError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,7 @@ import click
 
 from cluster.cli import EXIT_USAGE
 from cluster.cli.suggest import SuggestingGroup
+from cluster.wire.shown import for_terminal_lines
 
 # Name: (heading, module, attribute, one line of help).
 COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
@@ -84,7 +86,9 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         result = root.main(list(arguments), prog_name="gearfleet", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(file=said)
+        click.echo(for_terminal_lines(said.getvalue()), err=True, nl=False)  # a server's words may be in it
         return error.exit_code
     except click.Abort:
         return 130  # as a shell reports SIGINT

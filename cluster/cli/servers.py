@@ -15,6 +15,7 @@ from client_ha.errors import InvalidArgument
 from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER
 from cluster.cli.admin import ANSWER_SECONDS, Admin, Refused
 from cluster.cli.peer import Unreachable, tls_context
+from cluster.wire.shown import for_terminal_lines
 
 SERVERS_DEFAULT: Final = "127.0.0.1:4730"
 
@@ -138,7 +139,7 @@ class Failed(click.ClickException):
 
 def complain(text: str) -> None:
     """One line on standard error."""
-    click.echo(f"gearfleet: {text}", err=True)
+    click.echo(f"gearfleet: {for_terminal_lines(text)}", err=True)
 
 
 def ask_all(servers: Servers, question: Callable[[Admin], Answer]) -> list[tuple[Server, Answer]]:
@@ -171,6 +172,8 @@ def _ask(
         try:
             with Admin(server, timeout_seconds=servers.timeout_seconds, tls=servers.tls) as admin:
                 answers.append((server, question(admin)))
+                for line in admin.odd_lines:
+                    complain(f"{server}: a line that is no row of its table was left out: {line[:200]!r}")
         except Unreachable as fault:
             faults.append(str(fault))
         except Refused as refusal:

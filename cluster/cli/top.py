@@ -21,6 +21,7 @@ from cluster.cli.admin import Admin, FunctionStatus, Refused, Unreachable
 from cluster.cli.discover import whole_fleets
 from cluster.cli.servers import Servers, server_options
 from cluster.cli.tables import console, table
+from cluster.wire.shown import for_terminal
 
 INTERVAL_SECONDS_DEFAULT = 1.0
 # Lines of the screen that are not functions: headings, rules, the last line.
@@ -105,7 +106,7 @@ def _function_table(functions: list[FunctionStatus]) -> Table:
     for row in functions:
         stuck = row.waiting > 0 and row.workers == 0
         result.add_row(
-            Text(row.function),
+            Text(for_terminal(row.function)),
             f"{row.waiting:,}",
             f"{row.running:,}",
             f"{row.workers:,}",

@@ -27,6 +27,7 @@ from cluster.server.status import (
     NodeStatus,
     Phase,
 )
+from cluster.wire.shown import for_label
 
 # Written at a time; the loop turns between two pieces, so that a scrape does not keep jobs waiting.
 SAMPLES_PER_PIECE: Final = 200
@@ -55,8 +56,8 @@ class FunctionSums:
 
 
 def function_label(name: bytes) -> str:
-    """A function's name as a label: bytes that are no UTF-8 are written as \\xNN; a long one is cut."""
-    return name[: 4 * FUNCTION_CHARACTERS_MAX].decode("utf-8", "backslashreplace")[:FUNCTION_CHARACTERS_MAX]
+    """A function's name as a label: what does not print is written as \\xNN; a long one is cut."""
+    return for_label(name, FUNCTION_CHARACTERS_MAX)
 
 
 def families(status: NodeStatus, functions: FunctionSums, ready: bool) -> Iterator[Metric]:

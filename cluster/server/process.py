@@ -10,7 +10,7 @@ import pwd
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -20,6 +20,7 @@ from cluster.server.errors import StartError
 from cluster.server.server import Server
 from cluster.server.settings import Settings
 from cluster.server.turns import TurnSelector
+from cluster.wire.shown import for_log, for_terminal_lines
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -77,8 +78,9 @@ def configure_log(settings: Settings) -> LogFile:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if settings.log_format == "json":
-        processors.append(structlog.processors.format_exc_info)
+    processors.append(structlog.processors.format_exc_info)
+    if settings.log_format != "json":  # JSON escapes what does not print
+        processors.append(_printing)
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.log_level]),
@@ -86,6 +88,16 @@ def configure_log(settings: Settings) -> LogFile:
         cache_logger_on_first_use=False,
     )
     return file
+
+
+def _printing(log: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A log line that does nothing but print: names in it come from whoever can connect."""
+    for key, value in event.items():
+        if key == "exception":  # its lines are ours
+            event[key] = for_terminal_lines(str(value))
+        elif isinstance(value, str | bytes):
+            event[key] = for_log(value)
+    return event
 
 
 def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] = ()) -> int:
