@@ -170,7 +170,7 @@ def _absolute(settings: Settings) -> Settings:
 
 def _answers(settings: Settings, process_id: int) -> bool:
     """Whether it is this process that answers on the port."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(settings.host, settings.host)
     try:
         if settings.port == 0:
             return settings.pid_file is None or settings.pid_file.exists()

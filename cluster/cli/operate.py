@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Between two lines of a drain into a pipe or a log.
 LINE_SECONDS: Final = 1.0
-_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1", "": "127.0.0.1"}
 
 
 def own_peer(peers: Peers) -> tuple[Peers, str]:

@@ -22,6 +22,7 @@ from aiohttp.web_protocol import RequestHandler
 from cluster.http.health import why_not_ready, why_sick
 from cluster.http.metrics import FunctionSums, families, written
 from cluster.server.errors import StartError
+from cluster.server.listening import listening_sockets
 from cluster.server.status import ServerStatus
 
 CONNECTIONS_MAX: Final = 64
@@ -70,7 +71,7 @@ class HttpPort:
         self._functions_max = functions_max
         self._connection_seconds_max = connection_seconds_max
         self._requests: web.Server | None = None
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._open: dict[_Connection, None] = {}  # the oldest first
         self._metrics = b""
         self._metrics_at = float("-inf")
@@ -85,18 +86,23 @@ class HttpPort:
     async def start(self) -> None:
         """Listen. Raises StartError."""
         loop = asyncio.get_running_loop()
-        sock = _bind(self.host, self.port)
+        socks = _bind(self.host, self.port)
         self._requests = requests = web.Server(self._answer)
-        self._listener = await loop.create_server(
-            lambda: _Connection(self._open, self._connection_seconds_max, requests, loop), sock=sock
-        )
-        self.port = sock.getsockname()[1]
+        for sock in socks:
+            self._listeners.append(
+                await loop.create_server(
+                    lambda: _Connection(self._open, self._connection_seconds_max, requests, loop),
+                    sock=sock,
+                    backlog=BACKLOG,
+                )
+            )
+        self.port = socks[0].getsockname()[1]
         structlog.get_logger("gearfleet").info("http listening", host=self.host, port=self.port)
 
     async def close(self) -> None:
         """Take no more requests, finish those that are being answered."""
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         if self._requests is not None:
             await self._requests.shutdown(CLOSE_SECONDS)
         for connection in list(self._open):
@@ -222,27 +228,15 @@ def _verdict(word: str, node: str, problem: str | None) -> Answer:
     return 200 if problem is None else 503, "application/json", json.dumps(body).encode() + b"\n"
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> list[socket.socket]:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, protocol)
-    except OSError as error:
+        return listening_sockets(host, port)
+    except socket.gaierror as error:
         raise StartError(
             f"{host} is no address to listen on for HTTP ({error.strerror}): correct --http-host"
         ) from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
     except OSError as error:
-        sock.close()
         raise StartError(
             f"cannot listen for HTTP on {host}:{port} ({error.strerror}): stop what uses that port, "
             "or give --http-host and --http-port others"
         ) from None
-    return sock

@@ -17,6 +17,7 @@ import grpc.aio
 
 from cluster.server.errors import StartError
 from cluster.server.files import require_readable
+from cluster.server.listening import listening_sockets
 
 DEAD_CONNECTION_SECONDS: Final = 20
 MESSAGE_BYTES_MAX: Final = 65 * 1024 * 1024  # the largest payload and 1 MiB around it
@@ -111,13 +112,9 @@ async def resolve(host: str, port: int) -> list[tuple[int, Any]]:
 def why_not(host: str, port: int) -> str:
     """Why a port cannot be listened on; gRPC does not say."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen()
+        for sock in listening_sockets(host, port):
+            with sock:
+                sock.listen()
     except OSError as error:
         return str(error.strerror)
     return "no reason was given"

@@ -15,7 +15,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from cluster.server.peer import UNREAD_HIGH_WATER_BYTES, new_connection, set_options, take, tell_lost
@@ -205,29 +205,31 @@ class PlainPeer:
 
 
 class PlainPort:
-    """The listening socket and all its connections."""
+    """The listening sockets and all their connections."""
 
-    def __init__(self, server: Server, selector: TurnSelector, listener: socket.socket, backlog: int) -> None:
+    def __init__(
+        self, server: Server, selector: TurnSelector, listeners: Sequence[socket.socket], backlog: int
+    ) -> None:
         self.server = server
         self.epoll = selector.epoll
         self.lingering: dict[PlainPeer, None] = {}
         self.quiet = asyncio.Event()  # nothing lingers
-        self._listener = listener
-        self._listener_fd = listener.fileno()
+        self._listeners = {listener.fileno(): listener for listener in listeners}
         self._peers: dict[int, PlainPeer] = {}
         self._loop = asyncio.get_running_loop()
-        listener.setblocking(False)
-        listener.listen(backlog)
-        self.epoll.register(self._listener_fd, select.EPOLLIN)
+        for descriptor, listener in self._listeners.items():
+            listener.setblocking(False)
+            listener.listen(backlog)
+            self.epoll.register(descriptor, select.EPOLLIN)
         selector.on_ready = self._ready
 
     def close(self) -> None:
         """Accept no more."""
-        if self._listener_fd >= 0:
+        for descriptor, listener in self._listeners.items():
             with contextlib.suppress(OSError):  # out of it while descriptors are short
-                self.epoll.unregister(self._listener_fd)
-            self._listener.close()
-            self._listener_fd = -1
+                self.epoll.unregister(descriptor)
+            listener.close()
+        self._listeners.clear()
 
     def destroy(self) -> None:
         """Drop every connection."""
@@ -256,8 +258,9 @@ class PlainPort:
         for descriptor, mask in events:
             peer = peers.get(descriptor)
             if peer is None:
-                if descriptor == self._listener_fd:
-                    self._accept()
+                listener = self._listeners.get(descriptor)
+                if listener is not None:
+                    self._accept(listener)
                 continue
             if mask & _OUT:
                 peer.flush()
@@ -278,11 +281,11 @@ class PlainPort:
                 if connection is not None and not connection.closing:
                     take(server, connection, peer.decoder, data)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         server = self.server
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                sock, address = self._listener.accept()
+                sock, address = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -292,8 +295,8 @@ class PlainPort:
                         reason=error.strerror,
                         remedy="raise the limit on open files (ulimit -n) or lower --max-connections",
                     )
-                    self.epoll.unregister(self._listener_fd)
-                    self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
+                    self.epoll.unregister(listener)
+                    self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._accept_again, listener)
                     return
                 continue  # that one was gone before we took it
             if not server.has_room():
@@ -311,9 +314,9 @@ class PlainPort:
             self.epoll.register(sock.fileno(), _IN)
             server.node.connected(connection)
 
-    def _accept_again(self) -> None:
-        if self._listener_fd >= 0:
-            self.epoll.register(self._listener_fd, select.EPOLLIN)
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            self.epoll.register(listener, select.EPOLLIN)
 
     # ---- the end of a connection
 

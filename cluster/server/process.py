@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 import structlog
 
 from cluster.server.errors import StartError
+from cluster.server.listening import listening_sockets
 from cluster.server.server import Server
 from cluster.server.settings import Settings
 from cluster.server.turns import TurnSelector
@@ -118,14 +119,14 @@ def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] 
     for note in notes:
         log.warning("option", note=note)
     try:
-        sock = bind(settings)
+        socks = bind(settings)
         become(settings.user)
         with _PidFile(settings.pid_file):
             selector = TurnSelector()
             if len(os.sched_getaffinity(0)) > 1:
                 selector.spin_seconds = settings.busy_poll_microseconds / 1_000_000
             with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-                return runner.run(_serve(settings, selector, sock, log_file, attach))
+                return runner.run(_serve(settings, selector, socks, log_file, attach))
     except StartError as error:
         log.error("cannot start", reason=str(error))
     except OSError as error:
@@ -133,28 +134,18 @@ def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] 
     return EXIT_FAILED
 
 
-def bind(settings: Settings) -> socket.socket:
-    """The listening socket. Raises StartError."""
+def bind(settings: Settings) -> list[socket.socket]:
+    """The listening sockets, one for each address of the host. Raises StartError."""
     host, port = settings.host, settings.port
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
+        return listening_sockets(host, port)
+    except socket.gaierror as error:
         raise StartError(f"{host} is no address to listen on ({error.strerror}): correct --host") from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(address)
     except OSError as error:
-        sock.close()
         raise StartError(
             f"cannot listen on {host}:{port} ({error.strerror}): stop what uses that port, "
             "or give --host and --port others"
         ) from None
-    return sock
 
 
 def become(user: str | None) -> None:
@@ -196,7 +187,7 @@ class _PidFile:
 async def _serve(
     settings: Settings,
     selector: TurnSelector,
-    sock: socket.socket,
+    socks: Sequence[socket.socket],
     log_file: LogFile,
     attach: Sequence[Attach],
 ) -> int:
@@ -222,13 +213,15 @@ async def _serve(
         try:
             for begin in attach:
                 attached.push_async_callback(await begin(server))
-            await server.start(sock)
+            await server.start(*socks)
         except asyncio.CancelledError:
-            sock.close()
+            for sock in socks:
+                sock.close()
             if not server.stopping:
                 raise
         except BaseException:
-            sock.close()
+            for sock in socks:
+                sock.close()
             raise
         await server.stopped.wait()
     return EXIT_FAILED if server.failed else EXIT_OK

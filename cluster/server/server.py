@@ -10,7 +10,7 @@ import os
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
@@ -85,7 +85,7 @@ class Server:
         self._starting: asyncio.Task[None] | None = None
         self._directory: DataDirectory | None = None
         self._journal: Journal | None = None
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._port: PlainPort | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: tuple[float | None, float | None] = (None, None)
@@ -144,21 +144,21 @@ class Server:
 
     # ---- starting
 
-    async def start(self, sock: Any) -> None:
-        """Restore the journal, then serve on a bound socket. Raises StartError, OSError.
+    async def start(self, *socks: Any) -> None:
+        """Restore the journal, then serve on bound sockets of one port. Raises StartError, OSError.
 
         It is cancelled by a stop that comes before it is through.
         """
-        self._starting = self._loop.create_task(self._start(sock))
+        self._starting = self._loop.create_task(self._start(socks))
         await self._starting
 
-    async def _start(self, sock: Any) -> None:
+    async def _start(self, socks: Sequence[Any]) -> None:
         settings = self.settings
         now = time.time()
         tls = tls_context(settings)  # what it says is wrong comes before anything is made
         self.node.begin_turn(now, time.monotonic())
         if self._life is not None:
-            await self._join(self._life, sock)
+            await self._join(self._life, socks[0])
         elif settings.durability != "memory":
             # Later than any start in the journal, and than those of a directory that was lost.
             incarnation = self._open_journal(int(now))
@@ -170,23 +170,25 @@ class Server:
             self.node.lead_all(incarnation, __version__)
         self._connections_max = settings.max_connections or self._descriptors_allow()
         if tls is None and self._selector is not None:
-            self._port = PlainPort(self, self._selector, sock, settings.backlog)
+            self._port = PlainPort(self, self._selector, socks, settings.backlog)
             self._selector.only_ours = lambda: not self._in_turn
         else:
-            self._listener = await self._loop.create_server(
-                lambda: TlsPeer(self), sock=sock, backlog=settings.backlog, ssl=tls
-            )
+            for sock in socks:
+                self._listeners.append(
+                    await self._loop.create_server(
+                        lambda: TlsPeer(self), sock=sock, backlog=settings.backlog, ssl=tls
+                    )
+                )
         self.turn()
         gc.collect()
         gc.freeze()
         gc.disable()
         self._housekept_at = time.monotonic()
         self._loop.call_later(HOUSEKEEPING_SECONDS, self._housekeeping)
-        host, port = sock.getsockname()[:2]
         self.log.info(
             "listening",
-            host=host,
-            port=port,
+            host=" ".join(sock.getsockname()[0] for sock in socks),
+            port=socks[0].getsockname()[1],
             node=settings.name,
             durability=settings.durability,
             version=__version__,
@@ -814,8 +816,8 @@ class Server:
 
     def _close_port(self) -> None:
         """Accept no more connections."""
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         if self._port is not None:
             self._port.close()
 

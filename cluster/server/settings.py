@@ -197,9 +197,10 @@ class Settings(BaseSettings):
     )
 
     host: str = Field(
-        "0.0.0.0",
+        "::",
         min_length=1,
-        description="Address to listen on; :: is every IPv6 and IPv4 address.",
+        description="Address or name to listen on; of a name all addresses. :: is every IPv6 and IPv4 "
+        "address.",
         json_schema_extra=_in("Network"),
     )
     port: int = Field(

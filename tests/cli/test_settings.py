@@ -21,7 +21,7 @@ def config(tmp_path: Path) -> Path:
 
 def test_the_defaults_are_those_that_are_promised() -> None:
     settings = load_settings()
-    assert (settings.host, settings.port, settings.durability) == ("0.0.0.0", 4730, "fsync")
+    assert (settings.host, settings.port, settings.durability) == ("::", 4730, "fsync")
     assert (settings.job_retries, settings.worker_wakeup, settings.exceptions) == (-1, 0, False)
     assert settings.max_payload_bytes == 64 * 1024 * 1024
     assert settings.data_dir == Path("gearfleet-data")
