@@ -688,6 +688,25 @@ MUTATIONS: Final = (
         script="chaos_tests.sim.shell.test_restoring:"
         "test_nodes_that_are_started_on_a_restored_etcd_lead_nothing_until_an_operator_has_mended_it",
     ),
+    # Nobody in the world lies about who he is: chaos_tests/model/handshake.py has that enemy.
+    mutation(
+        "the proof of a node that calls is not looked at",
+        0,
+        ("server.peers:PeerPort._exchange_proofs", "if not agree(", "if agree((), ()) and agree("),
+        script="tests.server.test_peers:test_a_stranger_who_says_who_another_node_is_gets_nothing",
+    ),
+    mutation(
+        "the proof of a node that is called is not looked at",
+        0,
+        ("server.peers:PeerPort._greet", "if not agree(", "if agree((), ()) and agree("),
+        script="tests.server.test_peers:test_whoever_is_dialled_has_to_prove_itself_before_a_frame_goes_there",
+    ),
+    mutation(
+        "a command's proof is good again and again",
+        0,
+        ("server.proof:Challenges.use", "or challenge in self._used", ""),
+        script="tests.server.test_control:test_a_call_that_was_overheard_cannot_be_repeated_or_changed",
+    ),
 )
 
 if __name__ == "__main__":

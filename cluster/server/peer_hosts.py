@@ -11,7 +11,7 @@ from cluster.server.channels import resolve
 if TYPE_CHECKING:
     from cluster.server.settings import Settings
 
-LOOPBACK: Final = "127.0.0.1"  # for gearfleet's commands on this machine
+LOOPBACK: Final = ("127.0.0.1", "::1")  # for gearfleet's commands on this machine
 EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::"})
 
 
@@ -33,12 +33,11 @@ async def peer_hosts(settings: Settings) -> tuple[str, str]:
     here = [host for host in found if _is_here(host)]
     if not here:
         return settings.peer_host, f"{advertised} ({', '.join(found)}) is no address of this machine"
-    if all(ip_address(host.split("%")[0]).is_loopback for host in here):
-        if advertised == "localhost" or advertised in here:
-            return ",".join(dict.fromkeys((*here, LOOPBACK))), ""
+    own_name = advertised != "localhost" and advertised not in here
+    if own_name and all(ip_address(host.split("%")[0]).is_loopback for host in here):
         # Debian's /etc/hosts: the others find another address under this name.
         return settings.peer_host, f"{advertised} is {', '.join(here)} on this machine"
-    return ",".join(dict.fromkeys((*here, LOOPBACK))), ""
+    return ",".join(dict.fromkeys((*here, *filter(_is_here, LOOPBACK)))), ""
 
 
 def _is_here(host: str) -> bool:

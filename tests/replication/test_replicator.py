@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster.replication.frames import Frame
 from cluster.replication.replicator import PIECE_BYTES_MAX
 from tests.replication.parties import Party, connect, cut_link, settle
 
@@ -124,3 +125,26 @@ def test_a_state_that_holds_the_open_group_already_is_followed_by_it() -> None:
     assert c.living(SLOT) == expected
     assert c.restarted().living(SLOT) == expected
     assert c.log.slots[SLOT].number == 7
+
+
+def test_a_false_acknowledgement_loses_a_job_so_a_stream_has_to_be_proved() -> None:
+    # Not a promise but the reason for one (server/proof.py): whoever speaks in b's place is believed.
+    a, b, c = Party("a"), Party("b"), Party("c")
+    connect(a, b, c)
+    a.lead(SLOT, 1, "abc")
+    settle(a, b, c)
+    group = a.promise(SLOT)
+    acknowledged = a.submit(SLOT)
+    a.turn()
+    a.write_all()
+    assert a.frame_for(b).entries  # to a stranger, who keeps it
+    a.receive(b, Frame(acknowledged=group))
+    assert a.log.committed < group  # c has not said so yet
+    settle(a, c)
+    assert a.log.committed == group  # the client has its JOB_CREATED, from two disks of three
+    # a dies; b is in sync, as far as the map says, and takes over.
+    cut_link(a, b)
+    cut_link(a, c)
+    b.lead(SLOT, 2, "bc")
+    settle(b, c)
+    assert acknowledged not in b.living(SLOT) | c.living(SLOT)

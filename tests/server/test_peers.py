@@ -811,7 +811,7 @@ def test_whoever_is_dialled_has_to_prove_itself_before_a_frame_goes_there() -> N
             of_a.queue.append(Frame(entries=b"a payload"))
             for port in (a, b):
                 port.set_peers(addresses(a, b))
-            while "does not know the fleet's secret" not in a.trouble("b"):
+            while not of_a.news and "does not know the fleet's secret" not in a.trouble("b"):
                 await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(int))})
             assert of_a.news == of_b.news == []
             assert of_a.taken == 0
