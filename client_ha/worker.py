@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import signal
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable
@@ -17,7 +18,8 @@ from client_ha.discovery import Discovery, parse_sources
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
 from client_ha.log import logger
 from client_ha.loop_thread import Outbox
-from client_ha.prefork import Prefork
+from client_ha.prefork import END, Prefork
+from client_ha.stopping import Patience
 from client_ha.tasks import Task, completed, make_task, raised
 from client_ha.timing import Timing
 from client_ha.worker_engine import Run, WorkerEngine, WorkerStats
@@ -129,10 +131,11 @@ class BaseWorker:
     ) -> None:
         """Run an engine until stopped or out of jobs, then drain it."""
         loop = asyncio.get_running_loop()
+        patience = Patience()
 
         def asked_to_stop() -> None:
-            if stop.is_set():
-                logger.warning("asked twice to stop: giving up the jobs that run")
+            if patience.signalled(loop.time()) and not hurry.is_set():
+                logger.warning("asked again to stop: giving up the jobs that run")
                 hurry.set()
             stop.set()
 
@@ -144,11 +147,12 @@ class BaseWorker:
         try:
             await _first(stop.wait(), engine.finished.wait())
             engine.drain()
+            drained_at = loop.time()
             await _first(engine.idle.wait(), hurry.wait(), timeout_seconds=self._drain_seconds)
             if not engine.idle.is_set():
                 logger.error(
                     "jobs still run after %.3g s of draining; their servers will give them to other workers",
-                    self._drain_seconds,
+                    loop.time() - drained_at,
                 )
         finally:
             await engine.close()
@@ -190,8 +194,9 @@ class HAWorker(BaseWorker):
     drain_seconds   how long stop() and SIGTERM let running jobs go on; 30
     tls, timing, address_remap      as for HAClient
 
-    SIGTERM and SIGINT drain: nothing new is taken, what runs is finished. A second signal ends it at once;
-    the servers then give the jobs to other workers. As a context manager it runs in a background thread.
+    SIGTERM and SIGINT drain: nothing new is taken, what runs is finished. Another signal, a second later or
+    more, ends it at once; the servers then give the jobs to other workers. As a context manager it runs in a
+    background thread.
     """
 
     def __init__(
@@ -307,15 +312,15 @@ class HAWorker(BaseWorker):
 
     # One process.
 
-    def _run_child(self, orphaned: int) -> None:
+    def _run_child(self, parent: socket.socket) -> None:
         self._lock = threading.Lock()  # the parent may have held it while it forked
         self._stop_now, self._stop_wanted = None, False
-        self._run_here((signal.SIGTERM,), orphaned)
+        self._run_here((signal.SIGTERM,), parent)
 
-    def _run_here(self, signals: Iterable[int], orphaned: int = -1) -> None:
-        asyncio.run(self._main(tuple(signals), orphaned))
+    def _run_here(self, signals: Iterable[int], parent: socket.socket | None = None) -> None:
+        asyncio.run(self._main(tuple(signals), parent))
 
-    async def _main(self, signals: tuple[int, ...], orphaned: int) -> None:
+    async def _main(self, signals: tuple[int, ...], parent: socket.socket | None) -> None:
         loop = asyncio.get_running_loop()
         stop, hurry = asyncio.Event(), asyncio.Event()
         outbox = Outbox(loop)
@@ -361,13 +366,17 @@ class HAWorker(BaseWorker):
             self._stop_now = lambda: outbox.post(stop_now)
             if self._stop_wanted:
                 stop.set()
-        if orphaned >= 0:
+        if parent is not None:
 
-            def parent_is_gone() -> None:
-                loop.remove_reader(orphaned)
+            def parent_says() -> None:
+                word = parent.recv(1)
+                if not word:  # it is gone
+                    loop.remove_reader(parent)
+                if word == END:
+                    hurry.set()
                 stop.set()
 
-            loop.add_reader(orphaned, parent_is_gone)
+            loop.add_reader(parent, parent_says)
         try:
             await self._serve(engine, stop, hurry, signals)
         finally:

@@ -3,17 +3,21 @@
 import contextlib
 import os
 import select
+import signal
 import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from types import FrameType
 from typing import Final
 
 from client_ha.addresses import Server
+from client_ha.stopping import Patience
 from cluster.cli.gearman import Options, message
 from cluster.cli.peer import Peer, Unreachable
+from cluster.cli.signals import stopped_by
 from cluster.wire import packets as wire
 from cluster.wire import request, split_arguments
 
@@ -22,9 +26,13 @@ RECONNECT_SECONDS: Final = 1.0
 
 
 def run(options: Options, servers: Sequence[Server], tls: ssl.SSLContext | None) -> int:
-    """Work until -c jobs are done; a time-out or an unreachable server counts as one, as in gearman."""
+    """Work until -c jobs are done; a time-out or an unreachable server counts as one, as in gearman.
+
+    SIGTERM and SIGINT let the command that runs finish; a later one kills it, and its job goes back.
+    """
     worker = Worker(options, servers, tls)
     left = options.count
+    before = {number: signal.signal(number, worker.signalled) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         while True:
             worker.work()
@@ -34,8 +42,16 @@ def run(options: Options, servers: Sequence[Server], tls: ssl.SSLContext | None)
                     return 0
             if not worker.connected:
                 time.sleep(RECONNECT_SECONDS)
+    except Stopped:
+        return 0
     finally:
         worker.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Stopped(Exception):
+    """A signal has ended the worker, where nothing runs or whoever sent it has lost patience."""
 
 
 class Worker:
@@ -47,6 +63,18 @@ class Worker:
         self._tls = tls
         self._peers: dict[Server, Peer] = {}
         self._next_attempt_seconds = 0.0  # on the monotonic clock
+        self._patience = Patience()
+        self._stopping = False
+        self._ended = False  # Stopped was raised: what comes now finds the worker leaving
+        self._busy = False  # has a job: from the assignment until the result was sent
+
+    def signalled(self, number: int, frame: FrameType | None) -> None:
+        """A signal handler. Raises Stopped out of whatever waits; out of a job only at the second wish."""
+        self._stopping = True
+        impatient = self._patience.signalled(time.monotonic())
+        if (impatient or not self._busy) and not self._ended:
+            self._ended = True
+            raise Stopped
 
     @property
     def connected(self) -> bool:
@@ -70,9 +98,7 @@ class Worker:
                 try:
                     job = _grab(peer)
                     if job is not None:
-                        self._do(peer, *job)
-                        # The other servers' turn comes first next time.
-                        self._peers[server] = self._peers.pop(server)
+                        self._do_whole(server, peer, *job)
                         return
                 except Unreachable as gone:
                     self._lose(server, str(gone))
@@ -122,31 +148,57 @@ class Worker:
         readable, _, _ = select.select(list(self._peers.values()), [], [], timeout_seconds)
         return bool(readable) or self._options.timeout_seconds is None
 
-    def _do(self, peer: Peer, handle: bytes, function: bytes, payload: bytes) -> None:
+    def _do_whole(self, server: Server, peer: Peer, handle: bytes, function: bytes, payload: bytes) -> None:
+        """Do a job and send how it ended, whoever asks to stop meanwhile."""
+        self._busy = True
+        try:
+            ended_by = self._do(peer, handle, function, payload)
+        finally:
+            self._busy = False
+        if ended_by is not None:
+            # Gearman has no packet for it: the server gives a job back whose worker hangs up.
+            self._lose(
+                server, f"{self._options.arguments[0]} was ended by {ended_by.name}; its job goes back"
+            )
+        else:
+            # The other servers' turn comes first next time.
+            self._peers[server] = self._peers.pop(server)
+        if self._stopping and not self._ended:
+            raise Stopped
+
+    def _do(self, peer: Peer, handle: bytes, function: bytes, payload: bytes) -> signal.Signals | None:
+        """Run the command and send what comes of it; return the signal that has stopped it, if one has."""
         options = self._options
         if not options.arguments:
             sys.stdout.buffer.write(payload)
             sys.stdout.buffer.flush()
             peer.send(request(wire.WORK_COMPLETE, handle, b""))
-            return
+            return None
         try:
             process = subprocess.Popen(options.arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except OSError as error:
             message(options.arguments[0], f"{error.strerror}")
             peer.send(request(wire.WORK_FAIL, handle))
-            return
+            return None
         output = b""
         with process:
-            if options.lines:
-                self._send_lines(peer, process, handle, payload)
-            else:
-                output, _ = process.communicate(payload)
+            try:
+                if options.lines:
+                    self._send_lines(peer, process, handle, payload)
+                else:
+                    output, _ = process.communicate(payload)
+            except Stopped:
+                process.kill()
+                raise
         if process.returncode == 0:
             peer.send(request(wire.WORK_COMPLETE, handle, output))
-            return
-        if output:
-            peer.send(request(wire.WORK_DATA, handle, output))
-        peer.send(request(wire.WORK_FAIL, handle))
+            return None
+        ended_by = stopped_by(process.returncode, stopping=self._stopping)
+        if ended_by is None:
+            if output:
+                peer.send(request(wire.WORK_DATA, handle, output))
+            peer.send(request(wire.WORK_FAIL, handle))
+        return ended_by
 
     def _send_lines(
         self, peer: Peer, process: "subprocess.Popen[bytes]", handle: bytes, payload: bytes

@@ -27,12 +27,14 @@ from client_ha import (
     JobFailed,
     JobTimeout,
     NoServerAvailable,
+    Retry,
     ServerBusy,
     ServerRefused,
 )
 from client_ha.context import JobContext
 from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER, EXIT_USAGE
 from cluster.cli.servers import Failed, NoServer, Servers, complain, server_options
+from cluster.cli.signals import stopped_by
 from cluster.cli.suggest import SuggestingChoice
 from cluster.wire.shown import for_json, for_terminal
 
@@ -308,8 +310,8 @@ def work(
     0 fails the job; what it printed until then is sent as data. The command finds the job in JOB_FUNCTION,
     JOB_HANDLE and JOB_UNIQUE.
 
-    SIGTERM and Ctrl-C finish the jobs that run; a second one kills them, and the servers give them to other
-    workers.
+    SIGTERM and Ctrl-C finish the jobs that run; another, a second later or more, kills them, and the servers
+    give them to other workers. A command that somebody else's signal ends has not failed: its job goes back.
 
     \b
     Example: gearfleet work thumbnail -- convert - -resize 200x200 png:-
@@ -366,11 +368,13 @@ class Commands:
         except OSError as error:
             complain(f"{self._command[0]}: {error.strerror}")
             raise JobFailed(f"{self._command[0]}: {error.strerror}") from None
+        timed_out = False
         with self._lock:
             self._running.add(process)
         try:
             output, _ = process.communicate(job.payload, timeout=self._time_limit_seconds)
         except subprocess.TimeoutExpired:
+            timed_out = True
             _kill(process)
             output, _ = process.communicate()
             complain(
@@ -379,11 +383,14 @@ class Commands:
         finally:
             with self._lock:
                 self._running.discard(process)
-        if process.returncode != 0:
-            if output:
-                job.send_data(output)
-            raise JobFailed(f"the command ended with {process.returncode}")
-        return output
+        if process.returncode == 0:
+            return output
+        number = None if timed_out else stopped_by(process.returncode, stopping=job.stopping)
+        if number is not None:
+            raise Retry(f"the command was ended by {number.name}")
+        if output:
+            job.send_data(output)
+        raise JobFailed(f"the command ended with {process.returncode}")
 
     def kill(self) -> None:
         """Kill what runs."""

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from cluster.cli import EXIT_USAGE
+from cluster.cli.signals import end_as_process_1
 from cluster.cli.suggest import SuggestingGroup
 from cluster.wire.shown import for_terminal_lines
 
@@ -83,6 +84,7 @@ def root() -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
+    end_as_process_1()
     try:
         result = root.main(list(arguments), prog_name="gearfleet", standalone_mode=False)
     except click.ClickException as error:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from threading import Timer
 
 import pytest
 
+from client_ha.stopping import SAME_WISH_SECONDS
 from cluster.cli.jobs import read_moment
+from cluster.cli.signals import stopped_by
 from tests.cli.conftest import GEARFLEET, RunCommand, StartCommand, run_process
 from tests.support import WAIT_SECONDS, Node, eventually
+from tests.support.machine import need_command
 from tests.support.program import Program, wait_for_workers
 
 
@@ -104,6 +111,107 @@ def test_sigterm_lets_the_job_that_runs_finish(
         # Nothing new was taken.
         assert shared_node.status(function) == (1, 0, 0)
         assert client.line(f"cancel job {next_job.decode()}") == "OK"
+
+
+# A command that says where it is, and waits to be let go: JOB and GO are put in its place.
+HELD = "echo $$ > JOB; while ! test -e GO; do sleep 0.02; done; echo well"
+HANDLED = "trap 'exit 143' TERM; " + HELD  # as Java and many others tell of it
+
+
+@pytest.mark.parametrize("tool", ["work", "gearman"])
+@pytest.mark.parametrize("script", [HELD, HANDLED])
+@pytest.mark.parametrize("worker_too", [True, False])
+def test_a_job_whose_command_a_signal_ended_goes_back(
+    start_gearfleet: StartCommand,
+    shared_node: Node,
+    function: bytes,
+    tmp_path: Path,
+    tool: str,
+    script: str,
+    worker_too: bool,
+) -> None:
+    job, go = tmp_path / "job", tmp_path / "go"
+    command = ["sh", "-c", script.replace("JOB", str(job)).replace("GO", str(go))]
+    worker = worker_of(tool, start_gearfleet, shared_node, function, command)
+    with shared_node.connect() as client:
+        client.submit(function, background=True)
+        eventually(lambda: job.exists() and job.read_text().endswith("\n"))
+        if worker_too:  # systemd: all processes of the service, in any order
+            worker.process.terminate()
+        os.kill(int(job.read_text()), signal.SIGTERM)
+        if worker_too:
+            assert worker.wait() == 0
+            assert shared_node.status(function) == (1, 0, 0)
+            worker_of(tool, start_gearfleet, shared_node, function, command)
+        go.touch()
+        eventually(lambda: (shared_node.status(function) or (0, 0, 0))[:2] == (0, 0))
+
+
+def worker_of(tool: str, start: StartCommand, node: Node, function: bytes, command: list[str]) -> Program:
+    if tool == "work":
+        return work(start, node, function, "--", *command)
+    at = ["-h", node.host, "-p", str(node.port)]
+    worker = start("gearman", *at, "-w", "-f", function.decode(), "--", *command)
+    wait_for_workers(node, function)
+    return worker
+
+
+@pytest.mark.parametrize("tool", ["work", "gearman"])
+def test_a_second_wish_kills_the_command_and_its_job_goes_back(
+    start_gearfleet: StartCommand, shared_node: Node, function: bytes, tmp_path: Path, tool: str
+) -> None:
+    begun = tmp_path / "begun"
+    worker = worker_of(
+        tool, start_gearfleet, shared_node, function, ["sh", "-c", f"touch {begun}; exec sleep 600"]
+    )
+    with shared_node.connect() as client:
+        handle = client.submit(function, background=True)
+        eventually(begun.exists)
+
+        worker.process.terminate()
+        first_at = time.monotonic()
+        eventually(lambda: time.monotonic() > first_at + SAME_WISH_SECONDS)
+        assert worker.process.poll() is None  # one wish lets the command go on
+        worker.process.terminate()
+        assert worker.wait() == 0
+        eventually(lambda: shared_node.status(function) == (1, 0, 0))
+        assert client.line(f"cancel job {handle.decode()}") == "OK"
+
+
+@pytest.mark.parametrize("command", [["work", "f", "--", "cat"], ["gearman", "-w", "-f", "f"], ["top"]])
+def test_sigterm_ends_a_container_s_first_process(command: list[str], shared_node: Node) -> None:
+    unshare = [need_command("unshare"), "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no process namespaces here")
+    at = (
+        ["-h", shared_node.host, "-p", str(shared_node.port)]
+        if command[0] == "gearman"
+        else ["-s", shared_node.address]
+    )
+    words = [command[0], *at, *command[1:]]
+    # The namespace's first process is the command; only its parent knows it by another number.
+    script = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    with subprocess.Popen(
+        [*unshare, sys.executable, "-c", script, GEARFLEET, *words], stdout=subprocess.PIPE
+    ) as outer:
+        inner = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+
+        def ended() -> bool:
+            for child in inner.read_text().split():
+                os.kill(int(child), signal.SIGTERM)
+            return outer.poll() is not None
+
+        eventually(ended)
+
+
+def test_which_signals_ended_a_command() -> None:
+    assert stopped_by(-signal.SIGTERM, stopping=False) is signal.SIGTERM
+    assert stopped_by(128 + signal.SIGINT, stopping=False) is signal.SIGINT
+    # A crash is the command's own, and so is being killed for its memory; not when all is being stopped.
+    assert [stopped_by(code, stopping=False) for code in (0, 1, 255, -signal.SIGSEGV, -signal.SIGKILL)] == [
+        None
+    ] * 5
+    assert stopped_by(-signal.SIGKILL, stopping=True) is signal.SIGKILL
 
 
 @pytest.mark.parametrize(

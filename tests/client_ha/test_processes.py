@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from client_ha import HAClient, Timing
+from client_ha import HAClient, Job, Timing
+from client_ha.stopping import SAME_WISH_SECONDS, Patience
 from tests.client_ha.conftest import Server
 from tests.support import WAIT_SECONDS, eventually
 
@@ -38,6 +39,13 @@ def chain(job):
 def drained(job):
     job.send_data("begun")
     while not job.stopping:
+        threading.Event().wait(0.01)
+    return "finished"
+
+@worker.task("held")
+def held(job):
+    job.send_data("begun")
+    while not os.path.exists(job.text):
         threading.Event().wait(0.01)
     return "finished"
 
@@ -68,7 +76,9 @@ print("ended well")
 def prefork(server: Server, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     script = tmp_path / "prefork.py"
     script.write_text(PREFORK)
-    process = subprocess.Popen([sys.executable, script, server.address], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, script, server.address], stdout=subprocess.PIPE, start_new_session=True
+    )
     try:
         eventually(lambda: (server.status("whoami") or (0, 0, 0))[2] >= 2)
         yield process
@@ -107,6 +117,51 @@ def test_processes_work_die_are_replaced_and_drain(
         output, _ = prefork.communicate(timeout=WAIT_SECONDS)
         assert output == b"ended well\n"
         assert prefork.returncode == 0
+
+
+def begin_held(client: HAClient, free: Path) -> Job:
+    begun: list[bytes] = []
+    job = client.submit("held", str(free), on_data=lambda job, data: begun.append(data))
+    eventually(lambda: begun)
+    return job
+
+
+@pytest.mark.parametrize("times", [1, 2])  # systemd signals the group once, `timeout` its command again
+def test_a_signal_to_the_whole_group_lets_what_runs_finish(
+    server: Server, prefork: subprocess.Popen[bytes], patient: Timing, tmp_path: Path, times: int
+) -> None:
+    free = tmp_path / "free"
+    with HAClient(server.address, timing=patient) as client:
+        job = begin_held(client, free)
+        for _ in range(times):
+            os.killpg(prefork.pid, signal.SIGTERM)
+        eventually(lambda: (server.status("whoami") or (0, 0, 0))[2] == 0)  # they drain
+        free.touch()
+        assert job.result(timeout=WAIT_SECONDS) == b"finished"
+        assert prefork.communicate(timeout=WAIT_SECONDS) == (b"ended well\n", None)
+
+
+def test_a_later_signal_to_the_parent_ends_all_at_once(
+    server: Server, prefork: subprocess.Popen[bytes], patient: Timing, tmp_path: Path
+) -> None:
+    with HAClient(server.address, timing=patient) as client:
+        job = begin_held(client, tmp_path / "never")
+
+        def ended() -> bool:
+            prefork.terminate()
+            return prefork.poll() is not None
+
+        eventually(ended)
+        assert not job.finished
+        assert client.status(job).known  # given back
+
+
+def test_an_echo_of_a_signal_is_no_second_wish() -> None:
+    patience = Patience()
+    first_at = 100.0
+    assert not patience.signalled(first_at)
+    assert not patience.signalled(first_at + SAME_WISH_SECONDS - 0.01)
+    assert patience.signalled(first_at + SAME_WISH_SECONDS)
 
 
 def test_children_leave_when_their_parent_was_killed(
