@@ -40,18 +40,19 @@ class FunctionSums:
 
     def __init__(self, functions_max: int) -> None:
         self._functions_max = functions_max
-        self.sums: dict[str, tuple[int, int, int, int]] = {}
+        self.sums: dict[str, tuple[int, int, int, int, float]] = {}
 
     def add(self, function: FunctionStatus) -> None:
         label = function_label(function.name)
         if label not in self.sums and len(self.sums) >= self._functions_max:
             label = OTHER_FUNCTIONS
-        queued, running, held, workers = self.sums.get(label, (0, 0, 0, 0))
+        queued, running, held, workers, oldest = self.sums.get(label, (0, 0, 0, 0, 0.0))
         self.sums[label] = (
             queued + function.queued,
             running + function.running,
             held + function.held,
             workers + function.workers,
+            max(oldest, function.oldest_seconds),
         )
 
 
@@ -111,13 +112,21 @@ def _function_families(functions: FunctionSums) -> Iterator[Metric]:
     workers = GaugeMetricFamily(
         "gearfleet_workers", "Workers connected to this node that can do the function.", labels=["function"]
     )
-    for label, (queued, running, held, can_do) in functions.sums.items():
+    oldest = GaugeMetricFamily(
+        "gearfleet_oldest_waiting_job_age_seconds",
+        "Age of the oldest job at the heads of the function's queues, 0 when nothing waits; of a job from "
+        "before a restart or takeover at least that.",
+        labels=["function"],
+    )
+    for label, (queued, running, held, can_do, oldest_seconds) in functions.sums.items():
+        oldest.add_metric([label], round(oldest_seconds, 1))
         jobs.add_metric([label, "queued"], queued)
         jobs.add_metric([label, "running"], running)
         jobs.add_metric([label, "held"], held)
         workers.add_metric([label], can_do)
     yield jobs
     yield workers
+    yield oldest
 
 
 def _journal_families(journal: JournalStatus) -> Iterator[Metric]:

@@ -5,12 +5,14 @@ Replies are those of gearmand byte for byte where it has the command (libgearman
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import HIGH, LOW, NORMAL, PRIORITIES, QueueLimits
 from cluster.node.cancelled import Cancelled
 from cluster.node.context import Context, Stop
 from cluster.node.forward import CANCEL, CANCEL_RES
+from cluster.node.listing import BadFilter, find_jobs, read_filter, row_values
 from cluster.replication import entries
 from cluster.wire import packets as wire
 from cluster.wire import response
@@ -40,6 +42,7 @@ class AdminVerbs:
             b"status": self._status,
             b"prioritystatus": self._priority_status,
             b"show": self._show,
+            b"jobs": self._jobs,
             b"cancel": self._cancel,
             b"create": self._create,
             b"drop": self._drop,
@@ -133,6 +136,16 @@ class AdminVerbs:
         if not what:
             return _incomplete(b"show")
         return b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"
+
+    def _jobs(self, connection: Connection, words: list[bytes]) -> bytes:
+        """jobs [KEY=VALUE …]: a JSON object for each job, then one that says where the next page begins."""
+        try:
+            page = find_jobs(self._context, read_filter(words))
+        except BadFilter as error:
+            return b"ERR INVALID_ARGUMENTS %b\r\n" % str(error).replace(" ", "+").encode()
+        lines = [json.dumps(row_values(row)) for row in page.rows]
+        lines.append(json.dumps({"next": page.next, "looked_at": page.looked_at}))
+        return "\n".join(lines).encode() + b"\n" + END
 
     def _cancel(self, connection: Connection, words: list[bytes]) -> bytes:
         if len(words) != 2 or words[0].lower() != b"job":

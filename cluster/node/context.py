@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import PENDING, REMEMBERED, SCHEDULED, Job, Ledger, Timers
+from cluster.node.ages import Ages
 from cluster.node.connection import Connection
 from cluster.replication import SLOT_COUNT, Group, Log, entries
 from cluster.wire import error
@@ -54,6 +55,7 @@ class Context:
         self.durable = settings.durable
         self.ledger = Ledger(SLOT_COUNT)
         self.log = Log()
+        self.ages = Ages(self.log)
         self.uncommitted: deque[Group] = deque()  # cut, not committed
         self.connections: dict[Connection, None] = {}
         self.dirty: list[Connection] = []  # have something in `out`

@@ -359,6 +359,7 @@ class Fleet:
                 self._make_jobs(slot_index, replica)
                 self.replicator.took_over(slot_index)
             self._context.log.slots[slot_index].serving = True
+            self._context.ages.led(slot_index, self._context.monotonic_seconds)
             served.append(slot_index)
         if served:
             self._own_slots_stale = True

@@ -120,6 +120,8 @@ class Node:
             self.clock.ahead_seconds = ahead_seconds
         else:
             self.clock.lags(ahead_seconds)
+        if monotonic_seconds >= self.context.ages.next_mark:
+            self.context.ages.mark(self.context.counter, monotonic_seconds)
         if self.fleet is not None and monotonic_seconds >= self.fleet.check_at:
             self.fleet.tick(monotonic_seconds)
 

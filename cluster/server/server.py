@@ -772,7 +772,15 @@ class Server:
         for function in list(self.node.ledger.functions.values()):
             queued = sum(map(function.queued, range(PRIORITIES)))
             held = max(0, function.total - queued - function.running)
-            yield FunctionStatus(function.name, queued, function.running, held, len(function.workers))
+            oldest = self.node.context.ages.oldest_waiting(function, time.monotonic()) if queued else None
+            yield FunctionStatus(
+                function.name,
+                queued,
+                function.running,
+                held,
+                len(function.workers),
+                oldest.seconds if oldest is not None else 0.0,
+            )
 
     # ---- stopping
 

@@ -111,6 +111,7 @@ class FunctionStatus(NamedTuple):
     running: int
     held: int  # not durable yet, not due yet, or waiting to be reclaimed
     workers: int
+    oldest_seconds: float = 0.0  # age of the oldest at the heads of its queues, 0: nothing waits
 
 
 class ServerStatus(Protocol):
