@@ -24,6 +24,7 @@ DAEMON_LOG_FILE: Final = Path("/var/log/gearmand.log")
 DAEMON_PID_FILE: Final = Path("/var/gearmand.pid")
 PORT_DEFAULT: Final = 4730
 _READY_SECONDS: Final = 1.0
+DESCRIPTORS_MIN: Final = 128  # the node's own and some connections
 
 INTRO: Final = f"""Run a node with gearmand's own options.
 
@@ -119,16 +120,27 @@ def _serve(settings: Settings, options: Gearmand) -> int:
 
 def _set_limits(options: Gearmand) -> None:
     if "file-descriptors" in options:
-        wanted = int(options.options["file-descriptors"] or 0)
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
-        except (ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-            options.notes.append(f"--file-descriptors={wanted}: only {hard} are allowed (ulimit -Hn)")
+        _limit_descriptors(int(options.options["file-descriptors"] or 0), options.notes)
     if "coredump" in options:
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+
+def _limit_descriptors(wanted: int, notes: list[str]) -> None:
+    """--file-descriptors: the hard limit too, because the node uses all that the hard one permits."""
+    if not wanted:
+        return
+    if wanted < DESCRIPTORS_MIN:
+        # gearmand takes such a number, and ends when it has used them up by itself.
+        notes.append(
+            f"--file-descriptors={wanted}: {DESCRIPTORS_MIN} are used, fewer are not enough to start"
+        )
+        wanted = DESCRIPTORS_MIN
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    except (ValueError, OSError):
+        notes.append(f"--file-descriptors={wanted}: only {hard} are allowed (ulimit -Hn)")
 
 
 def _prepare_files(settings: Settings, options: Gearmand) -> None:

@@ -58,7 +58,9 @@ FLAGS: Final[dict[str, list[Flag]]] = {
         Flag("backlog", "Connections that may wait to be accepted.", "b", "N", setting="backlog"),
         Flag("daemon", "Run in the background.", "d"),
         Flag("exceptions", "Send workers' exceptions to every client.", setting="exceptions"),
-        Flag("file-descriptors", "Limit on open files, and so on connections.", "f", "N"),
+        Flag(
+            "file-descriptors", "Limit on open files, and so on connections; 0: what is permitted.", "f", "N"
+        ),
         Flag("help", "Show this help and exit.", "h"),
         Flag(
             "job-retries",
@@ -190,7 +192,7 @@ def _apply(result: Gearmand) -> None:
             setting = name.replace("-", "_") + ("" if name.endswith("count") else "_seconds")
             _set(result, setting, number, name)
     if "file-descriptors" in options:
-        _number(result, "file-descriptors", low=16, high=2**20)
+        _number(result, "file-descriptors", low=0, high=2**31 - 1)
     _apply_log(result)
     _apply_tls(result)
 

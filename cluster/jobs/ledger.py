@@ -196,7 +196,10 @@ class Ledger:
     def can_do(self, worker: Worker, name: bytes, timeout_seconds: float = 0.0) -> None:
         """CAN_DO and CAN_DO_TIMEOUT; a repeat changes the time limit only."""
         function = self.function(name)
-        worker.abilities.setdefault(function, 0)
+        if function not in worker.abilities:
+            # As in gearmand: what was registered last comes first, and before all that has been served.
+            worker.registered += 1
+            worker.abilities[function] = -worker.registered
         function.workers[worker] = None
         if worker.asleep:
             function.sleepers[worker] = None

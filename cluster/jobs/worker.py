@@ -20,6 +20,7 @@ class Worker:
         "connection",
         "forgiven",
         "noop_sent",
+        "registered",
         "running",
         "served",
         "timeouts",
@@ -27,13 +28,15 @@ class Worker:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection  # opaque here
-        # Function -> when it was served last, counted in grabs: the least recent comes first.
+        # Function -> its turn: when it was served last, counted in grabs, and below 0 before that. The lowest
+        # comes first.
         self.abilities: dict[Function, int] = {}
         self.timeouts: dict[Function, float] = {}  # seconds (CAN_DO_TIMEOUT)
         self.running: dict[bytes, Job] = {}  # by handle
         self.asleep = False
         self.noop_sent = False  # at most one NOOP until the next grab
         self.served = 0
+        self.registered = 0
         # Handles whose next result is neither wanted nor an error: the job was cancelled while this
         # worker ran it, or ended with an exception (many libraries send WORK_FAIL after one).
         self.forgiven: dict[bytes, None] = {}

@@ -118,12 +118,7 @@ class AdminVerbs:
                 + END
             )
         if what == [b"unique", b"jobs"]:
-            return (
-                b"".join(
-                    for_text_protocol(job.unique) + b"\n" for job in self._ledger.all_jobs() if job.coalesces
-                )
-                + END
-            )
+            return b"".join(_line(job.unique) for job in self._ledger.all_jobs() if job.coalesces) + END
         if what == [b"maxqueue"]:
             return (
                 b"".join(
@@ -253,6 +248,11 @@ class AdminVerbs:
             return b"ERR INVALID_ARGUMENTS shutdown+takes+graceful+or+nothing\r\n"
         self._context.stop = Stop.GRACEFUL if mode else Stop.NOW
         return OK
+
+
+def _line(unique: bytes) -> bytes:
+    """A key alone on its line; a dot would end the table."""
+    return (b"\\x2e" if unique == b"." else for_text_protocol(unique)) + b"\n"
 
 
 def _unknown(line: bytes) -> bytes:

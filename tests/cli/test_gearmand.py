@@ -194,6 +194,29 @@ def test_it_serves_and_says_what_does_nothing(tmp_path: Path) -> None:
         node.close()
 
 
+@pytest.mark.parametrize("count", ["10", "0", "150"])
+def test_few_file_descriptors_are_enough_to_serve(tmp_path: Path, count: str) -> None:
+    # gearmand takes any number; what it cannot work with makes it end
+    node = GearmandNode(tmp_path / "data", "-p0", "-f", count, environment={"GEARFLEET_LOG_FORMAT": "json"})
+    try:
+        node.start()
+        with node.connect() as peer:
+            peer.submit(b"f", background=True)
+            process_id = peer.line("getpid").removeprefix("OK ")
+        notes = [event["note"] for event in node.log_events if "note" in event]
+        assert [note.split(":")[0] for note in notes] == ["--file-descriptors=10"] * (count == "10")
+        (limits,) = (
+            line.split()[3:5]
+            for line in Path(f"/proc/{process_id}/limits").read_text().splitlines()
+            if line.startswith("Max open files")
+        )
+        if count != "0":
+            assert limits == [str(max(128, int(count)))] * 2
+        assert node.terminate() == 0
+    finally:
+        node.close()
+
+
 @pytest.fixture
 def free_port() -> int:
     return lasting_port()

@@ -38,7 +38,7 @@ def test_high_of_any_function_comes_before_normal_of_any_and_that_before_low() -
     low, normal, high = [
         [add(ledger, name, priority) for name in (b"f", b"g")] for priority in (LOW, NORMAL, HIGH)
     ]
-    both = worker(ledger, b"f", b"g")
+    both = worker(ledger, b"g", b"f")  # the turn begins with the last
     assert [ledger.grab(both) for _ in range(7)] == [*high, *normal, *low, None]
 
 
@@ -56,7 +56,7 @@ def test_functions_take_turns_however_long_their_queues() -> None:
             add(ledger, name)
     able = worker(ledger, b"f", b"g", b"h")
     grabbed = [ledger.grab(able) for _ in range(11)]
-    assert b"".join(job.function.name for job in grabbed if job) == b"fghfghfhfff"
+    assert b"".join(job.function.name for job in grabbed if job) == b"hgfhgfhffff"
 
 
 def test_a_husk_takes_no_turn() -> None:
@@ -64,7 +64,7 @@ def test_a_husk_takes_no_turn() -> None:
     ledger.finish(add(ledger, b"f"))
     first, second = add(ledger, b"f"), add(ledger, b"g")
     able = worker(ledger, b"f", b"g")
-    assert [ledger.grab(able), ledger.grab(able)] == [first, second]
+    assert [ledger.grab(able), ledger.grab(able)] == [second, first]
 
 
 def test_what_is_put_back_is_the_next() -> None:

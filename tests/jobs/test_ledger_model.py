@@ -90,13 +90,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if worker is not None:
             self.ledger.can_do(worker, name)
             if name not in self.abilities[worker]:
-                # Never served: before all others
-                unserved = [
-                    other
-                    for other in self.abilities[worker]
-                    if worker.abilities[self.ledger.function(other)] == 0
-                ]
-                self.abilities[worker].insert(len(unserved), name)
+                # Never served: before all others, and the last one first
+                self.abilities[worker].insert(0, name)
 
     @rule(index=which, name=names)
     def cannot_do(self, index: int, name: bytes) -> None:

@@ -454,3 +454,13 @@ def test_what_strangers_wrote_breaks_no_line_of_the_text_protocol() -> None:
     assert admin.command("show unique jobs") == b"u\\x0a.\\x7f\n.\n"
     workers = admin.command("workers").split(b"\n")
     assert workers[0] == b"1 10.0.0.1 me\\x1b]0;title\\x07 : " + shown
+
+
+def test_a_unique_that_is_a_dot_ends_no_table() -> None:
+    bench = Bench()
+    client = bench.peer()
+    for unique in (b".", b"..", b"u"):
+        client.ask(wire.SUBMIT_JOB_BG, b"f", unique, b"")
+    table = bench.peer().command("show unique jobs")
+    assert sorted(table.splitlines()) == sorted([b".", b"\\x2e", b"..", b"u"])
+    assert table.endswith(b"\n.\n")

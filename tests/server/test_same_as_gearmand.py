@@ -183,6 +183,15 @@ SCRIPTS: dict[str, list[Line]] = {
         ("client", "maxqueue f 1.5"),
         ("client", wire.OPTION_REQ, (b"Exceptions",)),
     ],
+    "the function registered last comes first": [
+        *(("worker", wire.CAN_DO, (name,)) for name in (b"a", b"b", b"c")),
+        *(("client", wire.SUBMIT_JOB_BG, (name, b"", b"")) for name in (b"a", b"b", b"c")),
+        *(("worker", wire.GRAB_JOB) for _ in range(3)),
+        ("client", wire.SUBMIT_JOB_BG, (b"a", b"", b"")),
+        ("worker", wire.CAN_DO, (b"d",)),
+        ("client", wire.SUBMIT_JOB_BG, (b"d", b"", b"")),
+        *(("worker", wire.GRAB_JOB) for _ in range(2)),
+    ],
     "a tab in a name": [
         ("worker", wire.CAN_DO, (b"site\tmail",)),
         ("client", wire.SUBMIT_JOB_BG, (b"site\tmail", b"", b"payload")),
