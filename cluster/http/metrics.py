@@ -19,6 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.metrics_core import Metric
 
+from cluster.jobs import OUTCOMES, RETURNS
 from cluster.server.status import (
     FleetStatus,
     FunctionStatus,
@@ -41,9 +42,18 @@ class FunctionSums:
     def __init__(self, functions_max: int) -> None:
         self._functions_max = functions_max
         self.sums: dict[str, tuple[int, int, int, int, float]] = {}
+        self.counts: dict[str, list[int]] = {}
 
     def add(self, function: FunctionStatus) -> None:
         label = function_label(function.name)
+        if any(function.counts):
+            counted = label
+            if label not in self.counts and len(self.counts) >= self._functions_max:
+                counted = OTHER_FUNCTIONS
+            counts = self.counts.setdefault(counted, [0] * (len(OUTCOMES) + len(RETURNS)))
+            counts[:] = map(sum, zip(counts, function.counts, strict=True))
+        if not function.listed:
+            return
         if label not in self.sums and len(self.sums) >= self._functions_max:
             label = OTHER_FUNCTIONS
         queued, running, held, workers, oldest = self.sums.get(label, (0, 0, 0, 0, 0.0))
@@ -127,6 +137,23 @@ def _function_families(functions: FunctionSums) -> Iterator[Metric]:
     yield jobs
     yield workers
     yield oldest
+    ended = CounterMetricFamily(
+        "gearfleet_jobs_ended",
+        "Jobs that ended on this node, by how they ended.",
+        labels=["function", "outcome"],
+    )
+    returned = CounterMetricFamily(
+        "gearfleet_jobs_returned",
+        "Jobs that came back to run again: worker_lost, time_limit, or not_reclaimed after a restart.",
+        labels=["function", "reason"],
+    )
+    for label, counts in functions.counts.items():
+        for outcome, count in zip(OUTCOMES, counts, strict=False):
+            ended.add_metric([label, outcome], count)
+        for reason, count in zip(RETURNS, counts[len(OUTCOMES) :], strict=True):
+            returned.add_metric([label, reason], count)
+    yield ended
+    yield returned
 
 
 def _journal_families(journal: JournalStatus) -> Iterator[Metric]:

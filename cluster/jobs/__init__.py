@@ -6,11 +6,21 @@ packets, journals or sockets.
     worker.py    Worker: what one worker connection can do, holds and waits for
     ledger.py    Ledger: all of the above, and every transition between states
     cron.py      the five cron fields of SUBMIT_JOB_SCHED
+    pause.py     how long a job that came back waits
     timers.py    what is due when
 """
 
 from cluster.jobs.cron import Cron, CronError
-from cluster.jobs.function import PRIORITIES, Function, QueueLimits
+from cluster.jobs.function import (
+    NOT_RECLAIMED,
+    OUTCOMES,
+    OVERDUE,
+    PRIORITIES,
+    RETURNS,
+    WORKER_LOST,
+    Function,
+    QueueLimits,
+)
 from cluster.jobs.job import (
     BACKGROUND,
     FINISHED,
@@ -29,6 +39,7 @@ from cluster.jobs.job import (
     JobOptions,
 )
 from cluster.jobs.ledger import Ledger
+from cluster.jobs.pause import PAUSE_SECONDS, PAUSE_SECONDS_MAX, pause_seconds
 from cluster.jobs.timers import Timers
 from cluster.jobs.worker import Worker
 
@@ -39,14 +50,21 @@ __all__ = [
     "HIGH",
     "LOW",
     "NORMAL",
+    "NOT_RECLAIMED",
+    "OUTCOMES",
+    "OVERDUE",
+    "PAUSE_SECONDS",
+    "PAUSE_SECONDS_MAX",
     "PENDING",
     "PRIORITIES",
     "QUEUED",
     "RECLAIM",
     "REMEMBERED",
+    "RETURNS",
     "RUNNING",
     "SCHEDULED",
     "STATE_NAMES",
+    "WORKER_LOST",
     "Cron",
     "CronError",
     "Function",
@@ -56,4 +74,5 @@ __all__ = [
     "QueueLimits",
     "Timers",
     "Worker",
+    "pause_seconds",
 ]

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from cluster.jobs.worker import Worker
 
 PRIORITIES: Final = 3
+# What `Function.counts` counts: how jobs ended (numbered as in the DONE entry), and why some came back.
+OUTCOMES: Final = ("completed", "failed", "exception", "timed_out", "cancelled", "out_of_retries")
+RETURNS: Final = ("worker_lost", "time_limit", "not_reclaimed")
+WORKER_LOST, OVERDUE, NOT_RECLAIMED = range(len(OUTCOMES), len(OUTCOMES) + len(RETURNS))
 # A cancelled job stays in its queue as a husk until it is reached, or until husks are this many and
 # more than half of the queue.
 HUSKS_BEFORE_SWEEP: Final = 64
@@ -28,10 +32,23 @@ class QueueLimits(NamedTuple):
 class Function:
     """One function: jobs waiting by priority, counters, workers that can do it."""
 
-    __slots__ = ("bare_key", "husks", "limits", "name", "queues", "running", "sleepers", "total", "workers")
+    __slots__ = (
+        "bare_key",
+        "counts",
+        "husks",
+        "limits",
+        "name",
+        "queues",
+        "running",
+        "sleepers",
+        "total",
+        "workers",
+    )
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, counts: list[int] | None) -> None:
         self.name = name
+        # Since the start: OUTCOMES, then RETURNS. What was counted before it was forgotten goes on.
+        self.counts = counts or [0] * (len(OUTCOMES) + len(RETURNS))
         self.bare_key = name + b"\0"  # shared by all jobs without a unique
         self.queues: tuple[deque[Job], deque[Job], deque[Job]] = (deque(), deque(), deque())
         self.husks = [0, 0, 0]

@@ -13,6 +13,8 @@
                                └──────────────────────────────────────  RECLAIM
                                       result by handle
 
+A job that came back more than once is SCHEDULED for a while before it is QUEUED again (jobs/pause.py).
+
 A cancel leads from every state to FINISHED. A finished job is in no table and in no count.
 
 A job's key is `function NUL unique`; jobs with one key coalesce while the first one lives. The key of a

@@ -16,10 +16,14 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from cluster.jobs.function import PRIORITIES, Function
 from cluster.jobs.job import FINISHED, PENDING, QUEUED, RUNNING, Job
 from cluster.jobs.worker import Worker
+
+COUNTED_FUNCTIONS_MAX: Final = 10_000  # forgotten names whose totals are kept; all others share one row
+OTHER_FUNCTIONS: Final = b"(other)"
 
 
 class SlotTable:
@@ -41,6 +45,8 @@ class Ledger:
         self.functions: dict[bytes, Function] = {}
         self.tables = [SlotTable() for _ in range(slot_count)]
         self.ready: tuple[dict[Function, None], ...] = tuple({} for _ in range(PRIORITIES))
+        # Totals of functions that are forgotten, by name: a counter must not fall.
+        self.counts: dict[bytes, list[int]] = {}
         # The functions of the jobs that were enqueued since the sleepers were last woken, one for each job.
         self.stirred: list[Function] = []
 
@@ -50,12 +56,21 @@ class Ledger:
         """The function of this name, made if need be."""
         function = self.functions.get(name)
         if function is None:
-            function = self.functions[name] = Function(name)
+            function = self.functions[name] = Function(name, self.counts.pop(name, None))
         return function
+
+    def _keep_counts(self, function: Function) -> None:
+        if any(function.counts):
+            name = function.name
+            if len(self.counts) >= COUNTED_FUNCTIONS_MAX:
+                name = OTHER_FUNCTIONS
+            before = self.counts.get(name, [0] * len(function.counts))
+            self.counts[name] = list(map(sum, zip(before, function.counts, strict=True)))
 
     def forget_if_idle(self, function: Function) -> None:
         """Keep no function that has no job, no worker and no limit: names cost memory too."""
         if function.idle and self.functions.pop(function.name, None) is not None:
+            self._keep_counts(function)
             for priority, queue in enumerate(function.queues):
                 if queue:  # husks
                     self.ready[priority].pop(function, None)
@@ -102,7 +117,7 @@ class Ledger:
                 stir(function)
 
     def adopt(self, worker: Worker, job: Job) -> None:
-        """A worker kept a job that waits to be run again (RECLAIM, or QUEUED after a delivery)."""
+        """A worker kept a job that waits to be run again (RECLAIM; QUEUED or SCHEDULED after a delivery)."""
         if job.state == QUEUED:
             # No husk: should this worker be lost too, the job would be in the queue twice. It is near the
             # head, among the others that were put back.

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
-from cluster.jobs import PENDING, REMEMBERED, SCHEDULED, Job, Ledger, Timers
+from cluster.jobs import (
+    PAUSE_SECONDS_MAX,
+    PENDING,
+    REMEMBERED,
+    SCHEDULED,
+    Job,
+    JobOptions,
+    Ledger,
+    Timers,
+)
 from cluster.node.ages import Ages
 from cluster.node.connection import Connection
+from cluster.node.events import Events
 from cluster.replication import SLOT_COUNT, Group, Log, entries
 from cluster.wire import error
 from cluster.wire.packets import HANDLE_BYTES_MAX, INVALID_ARGUMENT
@@ -36,6 +47,8 @@ class NodeSettings:
     handle_prefix: bytes = b"H:node"
     durable: bool = True  # acknowledgements wait for `committed`
     job_retries: int = -1  # how often a job whose worker was lost runs again; -1 = without end
+    pause_seconds_max: float = PAUSE_SECONDS_MAX  # how long a job that came back waits at most
+    requeue_on_timeout: bool = True  # a background job that is over its time limit runs again
     worker_wakeup: int = 0  # how many sleepers a new job wakes; 0 = all
     exceptions: bool = False  # all connections get WORK_EXCEPTION without asking
     reclaim_seconds: float = 2.0  # how long a job that ran at a restart waits for its worker
@@ -63,6 +76,7 @@ class Context:
         self.closes: list[Connection] = []
         self.released: dict[Connection, None] = {}  # have got what another node had to give
         self.fleet: Fleet | None = None  # None: standalone
+        self.events = Events()
         self.dispatching = True  # jobs may be given to workers (rule 11)
         self.stop: Stop | None = None
         self.refusal: str | None = None  # why background submits are refused now
@@ -78,7 +92,7 @@ class Context:
                 and job.state in (PENDING, SCHEDULED)
             )
         )
-        # Time limits of running jobs and reclaim times, with the delivery that each belongs to.
+        # Time limits of running jobs, reclaim times and pauses, with the delivery that each belongs to.
         self.limits: Timers[tuple[Job, int, int]] = Timers(
             lambda item, _: item[0].state == item[2] and item[0].deliveries == item[1]
         )
@@ -138,6 +152,7 @@ class Context:
         """The job is over: out of every table, and out of its clients' expectations."""
         if job.background and self.durable:
             self.record_done(job, outcome)
+        job.function.counts[outcome] += 1
         self.ledger.finish(job)
         clients = job.clients
         if clients is not None:
@@ -197,9 +212,32 @@ class Context:
             options.due_seconds = options.cron.due_after_set_back(options.due_seconds, self.wall_seconds)
         if options is not None and (options.cron is not None or options.due_seconds > self.wall_seconds):
             job.state = SCHEDULED
-            self.scheduled.add(options.due_seconds, job)
+            if job.retries and options.cron is None:
+                # In its pause, on another node or before a restart; the clocks may differ.
+                self._sleep(
+                    job, min(options.due_seconds - self.wall_seconds, self.settings.pause_seconds_max)
+                )
+            else:
+                self.scheduled.add(options.due_seconds, job)
         else:
             self.ledger.enqueue(job)
+
+    def pause(self, job: Job, seconds: float) -> None:
+        """A job that came back waits before it stands behind the others again.
+
+        Its whole state is written, so that the pause and the count of tries survive a restart and a takeover.
+        """
+        if job.options is None:
+            job.options = JobOptions()
+        job.options.due_seconds = ceil(self.wall_seconds + seconds)
+        job.state = SCHEDULED
+        self._sleep(job, seconds)
+        if job.background:
+            self.record_job(job)
+
+    def _sleep(self, job: Job, seconds: float) -> None:
+        """Monotonic: a clock that is set back does not make a pause longer."""
+        self.limits.add(self.monotonic_seconds + seconds, (job, job.deliveries, SCHEDULED))
 
 
 def slot_of_handle(handle: bytes) -> int | None:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cluster.jobs import FINISHED, PENDING, QUEUED, RECLAIM, Job, QueueLimits
+from cluster.jobs import FINISHED, PENDING, QUEUED, RECLAIM, SCHEDULED, Job, QueueLimits
 from cluster.node.cancelled import Cancelled
 from cluster.node.connection import Connection, Held
 from cluster.node.context import Context, job_record, slot_of_handle
@@ -444,7 +444,7 @@ class Fleet:
                 self._join_again(client, handles[handle])
         if self.draining:
             # Foreground jobs stay where they are, but workers take no more from here.
-            for job in [job for job in table.jobs.values() if job.state == QUEUED]:
+            for job in [job for job in table.jobs.values() if job.state in (QUEUED, SCHEDULED)]:
                 self.give_way(job)
 
     def _join_again(self, client: Connection, job: Job) -> None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from cluster.jobs import QUEUED, RECLAIM, REMEMBERED, RUNNING, Worker
+from cluster.jobs import (
+    NOT_RECLAIMED,
+    OVERDUE,
+    QUEUED,
+    RECLAIM,
+    REMEMBERED,
+    RUNNING,
+    SCHEDULED,
+    WORKER_LOST,
+    Worker,
+    pause_seconds,
+)
+from cluster.node import events
 from cluster.node.context import Context, slot_of_handle
 from cluster.replication import entries
 from cluster.wire import MissingArguments, response
@@ -22,6 +34,7 @@ NO_JOB: Final = response(wire.NO_JOB)
 _pack_header: Final = Struct(">4sII").pack
 # gearmand's floor; a shorter limit is rounded up (libgearman-server/connection.cc).
 TIMEOUT_SECONDS_MIN: Final = 1.0
+SHORT_LIMIT_MILLISECONDS: Final = 1000  # who asks for less has probably meant seconds
 ABILITIES_MAX: Final = 100_000  # functions of one connection
 WITHHELD_PER_GRAB: Final = 256  # jobs that one grab passes over
 _FINAL: Final = frozenset({wire.WORK_COMPLETE, wire.WORK_FAIL, wire.WORK_EXCEPTION})
@@ -48,7 +61,14 @@ class WorkerVerbs:
             return
         milliseconds = leading_number(text)
         seconds = max(TIMEOUT_SECONDS_MIN, milliseconds / 1000) if milliseconds > 0 else 0.0
+        if 0 < milliseconds < SHORT_LIMIT_MILLISECONDS:
+            reason = f"taken for {milliseconds} ms, rounded up to {seconds:g} s; a second is 1000"
+            self._note(events.SHORT_LIMIT, name, b"", connection, reason)
         self._can_do(connection, name, seconds)
+
+    def _note(self, what: str, function: bytes, handle: bytes, connection: Connection, reason: str) -> None:
+        worker = f"{connection.address} {connection.client_id.decode('utf-8', 'backslashreplace')}"
+        self._context.events.add(events.Event(what, function, handle, worker, reason))
 
     def _can_do(self, connection: Connection, name: bytes, timeout_seconds: float) -> None:
         context = self._context
@@ -193,7 +213,7 @@ class WorkerVerbs:
         job = worker.running.get(handle)
         if job is None:
             job = self._context.find_handle(handle)
-            if job is None or job.state not in (RECLAIM, QUEUED):
+            if job is None or not _waits_again(job):
                 return None
             if not job.deliveries:
                 # Never given out, as far as is known here. Of an inherited job the last hint may be lost.
@@ -239,6 +259,7 @@ class WorkerVerbs:
                 context.record_done(job, entries.COMPLETED)
             else:
                 context.log.append_done(job.slot, entries.COMPLETED, handle)
+        job.function.counts[entries.COMPLETED] += 1
         self._ledger.finish(job)
 
     def fail(self, connection: Connection, body: bytes) -> None:
@@ -249,6 +270,8 @@ class WorkerVerbs:
             self._not_held(connection, body, wire.WORK_FAIL)
             return
         self.tell_failure(job)
+        if job.background:
+            self._note(events.FAILED, job.function.name, handle, connection, "WORK_FAIL")
         self._context.end(job, entries.FAILED)
 
     def exception(self, connection: Connection, body: bytes) -> None:
@@ -265,6 +288,9 @@ class WorkerVerbs:
             context.send(client, packet if client.exceptions else failure)
         assert connection.worker is not None
         connection.worker.forgive(handle)
+        if job.background:
+            reason = events.text(body[len(handle) + 1 :]) or "WORK_EXCEPTION"
+            self._note(events.FAILED, job.function.name, handle, connection, reason)
         context.end(job, entries.EXCEPTION)
 
     def status(self, connection: Connection, body: bytes) -> None:
@@ -324,7 +350,8 @@ class WorkerVerbs:
     def adopt(self, worker: Worker, job: Job) -> None:
         """A worker kept a job: it has it again, with the time limit that it asked for."""
         context = self._context
-        queued = job.state == QUEUED
+        queued = job.state in (QUEUED, SCHEDULED)
+        worker.forgiven.pop(job.handle, None)
         self._ledger.adopt(worker, job)
         if queued:
             # The next primary has to know, or it gives the job out at once.
@@ -355,7 +382,7 @@ class WorkerVerbs:
         if job is not None:
             if handle in worker.running:
                 verdict = wire.CLAIM_KEPT
-            elif job.state in (RECLAIM, QUEUED):
+            elif _waits_again(job):
                 # That it asks shows that it was given the job, also when the hint of it was lost.
                 self.adopt(worker, job)
                 verdict = wire.CLAIM_KEPT
@@ -389,7 +416,7 @@ class WorkerVerbs:
     # ---- losing
 
     def lost(self, job: Job) -> None:
-        """A running job's worker is gone: run it again, before the others, or give up.
+        """A running job's worker is gone: run it again, or give up.
 
         gearmand puts it at the tail; there the job that was first waits longest.
         """
@@ -398,47 +425,74 @@ class WorkerVerbs:
         if job.background and not context.log.slots[job.slot].serving:
             job.state = RECLAIM  # its slot is being handed over: the next primary decides
             return
-        job.retries += 1
         if not job.background and job.clients is None:
             job.state = RECLAIM  # not running any more; nobody waits for it
             context.end(job, entries.CANCELLED)
             return
-        limit = context.settings.job_retries
-        if 0 <= limit < job.retries:
-            job.state = RECLAIM
+        self._return(job, WORKER_LOST)
+
+    def _return(self, job: Job, why: int) -> None:
+        """Count a job's return and let it run again: the first time at once, before the others; then after
+        a pause, behind them. Else a job that kills its workers would keep all others from running.
+
+        One whose time was over pauses from the first time on: who runs it may bring its result yet.
+        """
+        context = self._context
+        job.state = RECLAIM
+        job.retries += 1
+        job.function.counts[why] += 1
+        if 0 <= context.settings.job_retries < job.retries:
             self.tell_failure(job)
+            if job.background:
+                reason = f"came back {job.retries} times, more than --job-retries"
+                event = events.Event(events.FAILED, job.function.name, job.handle, "", reason)
+                context.events.add(event)
             context.end(job, entries.OUT_OF_RETRIES)
             return
         fleet = context.fleet
         if fleet is not None and fleet.draining and not context.log.slots[job.slot].serving:
-            job.state = RECLAIM
             fleet.give_way(job)  # a foreground job: nobody would take it here
             return
+        pauses = job.retries - 1 if why == OVERDUE else job.retries - 2
+        if pauses >= 0 and context.settings.pause_seconds_max:
+            context.pause(job, pause_seconds(job.handle, pauses, context.settings.pause_seconds_max))
+            return
         context.record_hint(job, entries.REQUEUED, job.handle)
-        self._ledger.enqueue(job, first=True)
+        self._ledger.enqueue(job, first=pauses < 0)
 
     def expire(self, job: Job) -> None:
-        """A time limit is over.
+        """What a job waited for is over.
 
-        RUNNING: the job has failed, as PROTOCOL says of CAN_DO_TIMEOUT. RECLAIM: nobody brought its
-        result, so it is run again.
+        RUNNING: its time limit (CAN_DO_TIMEOUT). A background job runs again, by default; a foreground job
+        has failed, as PROTOCOL says. RECLAIM: nobody brought its result, so it is run again. SCHEDULED: its
+        pause is over.
         """
         context = self._context
         if job.background and not context.log.slots[job.slot].serving:
             context.limits.add(context.monotonic_seconds + 1.0, (job, job.deliveries, job.state))
-            return
-        if job.state == RECLAIM:
-            job.retries += 1
-            limit = context.settings.job_retries
-            if 0 <= limit < job.retries:
-                self.tell_failure(job)
-                context.end(job, entries.OUT_OF_RETRIES)
-            else:
-                context.record_hint(job, entries.REQUEUED, job.handle)
-                self._ledger.enqueue(job, first=True)
-            return
-        self.tell_failure(job)
-        context.end(job, entries.TIMED_OUT)
+        elif job.state == SCHEDULED:
+            self._ledger.enqueue(job)
+        elif job.state == RECLAIM:
+            self._return(job, NOT_RECLAIMED)
+        else:
+            self._overdue(job)
+
+    def _overdue(self, job: Job) -> None:
+        worker = job.worker
+        assert worker is not None
+        again = bool(job.background) and self._context.settings.requeue_on_timeout
+        limit = f"{worker.timeouts[job.function]:g} s" if job.function in worker.timeouts else "withdrawn"
+        verdict = "given back, to run again" if again else "failed"
+        reason = f"limit {limit}: {verdict}"
+        self._note(events.EXPIRED, job.function.name, job.handle, worker.connection, reason)
+        # It still runs there, and its result comes late: taken while the job waits, else swallowed.
+        worker.forgive(job.handle)
+        if again:
+            self._ledger.release(job)
+            self._return(job, OVERDUE)
+        else:
+            self.tell_failure(job)
+            self._context.end(job, entries.TIMED_OUT)
 
     def leave(self, connection: Connection) -> None:
         """The worker is gone: its jobs run again, in the order in which it got them."""
@@ -458,3 +512,8 @@ class WorkerVerbs:
     def new_worker(self, connection: Connection) -> Worker:
         connection.worker = worker = Worker(connection)
         return worker
+
+
+def _waits_again(job: Job) -> bool:
+    """Whether a worker that kept this job may have it back: it waits to be run again, or may do so."""
+    return job.state in (RECLAIM, QUEUED) or (job.state == SCHEDULED and job.retries > 0)

@@ -27,6 +27,7 @@ from cluster.replication.restore import ReplicaRestorer
 from cluster.server.directory import DataDirectory
 from cluster.server.errors import JournalDamaged, StartError
 from cluster.server.fleet import FleetLife
+from cluster.server.job_log import JobLog
 from cluster.server.journal import Decode, Journal, Replay, read_journal
 from cluster.server.plain import PlainPort
 from cluster.server.settings import Settings
@@ -72,6 +73,7 @@ class Server:
         self.settings = settings
         self._selector = selector
         self.log = structlog.get_logger("gearfleet")
+        self._job_log = JobLog(self.log)
         self.node = self._new_node()
         self._silence = SilenceWatch(self)
         self.slow: dict[Connection, None] = {}  # peers with much unread output
@@ -130,6 +132,8 @@ class Server:
                 handle_prefix=settings.handle_prefix.encode(),
                 durable=settings.durability != "memory",
                 job_retries=settings.job_retries,
+                pause_seconds_max=settings.retry_pause_seconds_max,
+                requeue_on_timeout=settings.on_timeout == "requeue",
                 worker_wakeup=settings.worker_wakeup,
                 exceptions=settings.exceptions,
                 reclaim_seconds=settings.reclaim_seconds,
@@ -389,6 +393,8 @@ class Server:
                 self._cut_at.append((group.number, time.monotonic()))
                 self._journal.append(group.number, group.for_disk())
         self._deliver(output)
+        if node.context.events or self._job_log.lines_left_out:
+            self._job_log.write(*node.context.events.take(), time.monotonic())
         due = node.next_due()
         if due != self._timer_due:
             self._arm(due)
@@ -768,8 +774,9 @@ class Server:
         )
 
     def function_statuses(self) -> Iterator[FunctionStatus]:
-        """See ServerStatus. A function that is forgotten meanwhile has nothing to count."""
-        for function in list(self.node.ledger.functions.values()):
+        """See ServerStatus. A function that is forgotten meanwhile has no jobs to count."""
+        ledger = self.node.ledger
+        for function in list(ledger.functions.values()):
             queued = sum(map(function.queued, range(PRIORITIES)))
             held = max(0, function.total - queued - function.running)
             oldest = self.node.context.ages.oldest_waiting(function, time.monotonic()) if queued else None
@@ -780,7 +787,11 @@ class Server:
                 held,
                 len(function.workers),
                 oldest.seconds if oldest is not None else 0.0,
+                tuple(function.counts),
             )
+        for name, counts in list(ledger.counts.items()):
+            if name not in ledger.functions:
+                yield FunctionStatus(name, 0, 0, 0, 0, counts=tuple(counts), listed=False)
 
     # ---- stopping
 
@@ -788,7 +799,7 @@ class Server:
         """Whether jobs are left that do not wait for their time."""
         ledger = self.node.ledger
         return any(function.running for function in ledger.functions.values()) or any(
-            job.state != SCHEDULED for job in ledger.all_jobs()
+            job.state != SCHEDULED or not job.background for job in ledger.all_jobs()
         )
 
     def drain(self) -> None:
@@ -840,6 +851,7 @@ class Server:
                     with contextlib.suppress(OSError):
                         self._directory.renew_identity("damaged")
                 self._directory.close()
+            self._job_log.close()
             self.log.info("stopped", jobs=self.node.ledger.count())
             self.stopped.set()
 

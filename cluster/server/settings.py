@@ -288,6 +288,20 @@ class Settings(BaseSettings):
         "limit, 0 is never.",
         json_schema_extra=_in("Jobs"),
     )
+    retry_pause_seconds_max: float = Field(
+        300.0,
+        ge=0.0,
+        le=86400.0,
+        description="How long a job that came back from lost workers waits at most. The first time it runs "
+        "again at once; then after 1 s, 2 s, 4 s and so on, behind the others. 0 is without a pause.",
+        json_schema_extra=_in("Jobs"),
+    )
+    on_timeout: Literal["requeue", "fail"] = Field(
+        "requeue",
+        description="What becomes of a background job over its worker's time limit: requeue counts it as a "
+        "try and runs it again after a pause; fail ends it. A foreground job fails.",
+        json_schema_extra=_in("Jobs"),
+    )
     worker_wakeup: int = Field(
         0,
         ge=0,

@@ -112,6 +112,8 @@ class FunctionStatus(NamedTuple):
     held: int  # not durable yet, not due yet, or waiting to be reclaimed
     workers: int
     oldest_seconds: float = 0.0  # age of the oldest at the heads of its queues, 0: nothing waits
+    counts: tuple[int, ...] = ()  # since the start: jobs.OUTCOMES, then jobs.RETURNS
+    listed: bool = True  # False: it is gone, and only its counts are kept
 
 
 class ServerStatus(Protocol):

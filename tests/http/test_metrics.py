@@ -86,6 +86,8 @@ function_statuses = st.builds(
     st.binary(min_size=1, max_size=12)
     | st.sampled_from([b"(other)", b'"\\\n', b"\xff", b"\\xff", b"x" * 999]),
     *[st.integers(0, 1000)] * 4,
+    counts=st.tuples(*[st.integers(0, 1000)] * 9),
+    listed=st.just(True),
 )
 
 
@@ -101,6 +103,21 @@ def test_any_names_can_be_read_back_and_no_job_is_left_out(
     assert all(len(label) <= FUNCTION_CHARACTERS_MAX for label in labels)
     workers = sum(value for (name, _), value in found.items() if name == "gearfleet_workers")
     assert workers == sum(each.workers for each in functions)
+
+
+def test_counts_of_functions_that_are_gone_are_kept_and_those_of_too_many_are_summed() -> None:
+    counts = (5, 1, 0, 0, 0, 0, 2, 0, 0)
+    functions = [
+        FunctionStatus(b"f", 0, 0, 0, 0, counts=counts, listed=False),
+        FunctionStatus(b"g", 1, 0, 0, 0, counts=counts),
+        FunctionStatus(b"h", 1, 0, 0, 0, counts=counts),
+    ]
+    found = samples(exposition(functions=functions, functions_max=1))
+    ended, returned = "gearfleet_jobs_ended_total", "gearfleet_jobs_returned_total"
+    assert found[ended, (("function", "f"), ("outcome", "completed"))] == 5
+    assert found[ended, (("function", OTHER_FUNCTIONS), ("outcome", "failed"))] == 2
+    assert found[returned, (("function", OTHER_FUNCTIONS), ("reason", "worker_lost"))] == 4
+    assert ("gearfleet_jobs", (("function", "f"), ("state", "queued"))) not in found
 
 
 def test_it_is_written_in_pieces_of_bounded_size() -> None:
@@ -119,7 +136,7 @@ def test_it_is_written_in_pieces_of_bounded_size() -> None:
 
 
 def test_every_metric_has_its_row_in_the_document() -> None:
-    text = exposition(WHOLE, [FunctionStatus(b"f", 1, 1, 1, 1)])
+    text = exposition(WHOLE, [FunctionStatus(b"f", 1, 1, 1, 1, counts=(1,) * 9)])
     table = [
         [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
         for line in DOCUMENT.read_text().splitlines()

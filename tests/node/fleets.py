@@ -95,7 +95,9 @@ class Host:
         self.alive = True
         self.frozen = False
         self.unwritten.clear()
-        self.node = Node(NodeSettings(handle_prefix=b"H:" + self.name.encode(), reclaim_seconds=2.0))
+        self.node = Node(
+            NodeSettings(handle_prefix=b"H:" + self.name.encode(), reclaim_seconds=2.0, pause_seconds_max=2.0)
+        )
         self.member = Member(
             name=self.name,
             identity=self.identity,

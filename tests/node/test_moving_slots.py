@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.jobs import SCHEDULED
 from cluster.node import forward
 from cluster.node.context import slot_of_handle
 from cluster.node.fleet import HAND_OVER_JOBS_MAX
@@ -125,7 +126,9 @@ def test_a_claimed_job_has_its_time_limit_and_is_known_to_be_with_a_worker() -> 
     assert second.take() == [(wire.CLAIM_RES, handle + b"\0" + wire.CLAIM_KEPT)]
     assert leader.node.log.slots[slot].number == number + 1  # ASSIGNED
     fleet.pass_time(3)
-    assert leader.node.context.find_handle(handle) is None
+    job = leader.node.context.find_handle(handle)
+    assert job is not None
+    assert (job.state, job.retries) == (SCHEDULED, 2)  # it was lost once, and was over its limit once
 
 
 def test_a_connection_that_made_a_mistake_gets_what_another_node_owes_it_then_it_is_closed() -> None:

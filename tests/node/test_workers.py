@@ -296,6 +296,8 @@ def test_a_job_whose_worker_is_lost_runs_again_as_often_as_the_settings_say(retr
         assert grabbed(worker) == handle
         worker.leave()
         bench.settle()
+        bench.pass_time(4)
+        bench.settle()
     assert client.heard() == [(wire.WORK_FAIL, handle)]
     assert grabbed(bench.worker(b"f")) is None
 
@@ -373,7 +375,7 @@ def test_what_was_running_at_a_restart_runs_again_in_its_order() -> None:
 
 
 def test_a_job_that_was_taken_back_and_lost_again_is_in_its_queue_once() -> None:
-    bench = Bench()
+    bench = Bench(pause_seconds_max=0.0)
     (handle,) = background(bench, b"1")
     worker = bench.worker(b"f")
     for _ in range(3):
@@ -398,7 +400,7 @@ def test_a_job_that_was_taken_back_and_lost_again_is_in_its_queue_once() -> None
 
 
 def test_a_job_that_exceeds_its_worker_s_limit_has_failed() -> None:
-    bench = Bench()
+    bench = Bench(requeue_on_timeout=False)
     client, worker = bench.peer(), bench.peer()
     worker.ask(wire.CAN_DO_TIMEOUT, b"f", b"1500")
     ((_, handle),) = client.ask(wire.SUBMIT_JOB, b"f", b"u", b"")

@@ -52,6 +52,7 @@ def _settings(name: str, address: str, etcd: str, nodes: int, segment_bytes: int
         "keepalive_seconds": 0.5,
         "rpc_timeout_seconds": 0.5,
         "reclaim_seconds": RECLAIM_SECONDS,
+        "retry_pause_seconds_max": 2.0,
         "bootstrap_nodes": min(3, nodes),
         "replicas": min(3, nodes),
         "replace_after_seconds": 30.0,
