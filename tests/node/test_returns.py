@@ -298,6 +298,7 @@ def test_a_pause_is_kept_over_a_takeover() -> None:
     fleet.settle()
     # When that node dies
     leader.crash()
+    fleet.etcd.delete(leader.name)
     fleet.settle()
     # Then the next one knows how often it came back, and does not give it out at once
     heir = fleet.host_of(b"f", unique)
