@@ -68,6 +68,7 @@ lock: ## write requirements/dev.lock anew from pyproject.toml; UPGRADE=--upgrade
 	  --extra dev pyproject.toml requirements/build.in --output-file requirements/dev.lock
 
 clean: ## what the commands above leave behind, the virtual environment included
+	@test ! -e "$(VENV)" || test -e "$(VENV)/pyvenv.cfg" || { echo "$(VENV) is no virtual environment: it stays, and so does the rest"; exit 1; }
 	rm -rf $(VENV) .venv-lock .venv-compiled demo-output chaos-output build *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

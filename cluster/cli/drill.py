@@ -511,8 +511,12 @@ def what_it_costs(nodes: int, status: "FleetStatus") -> str:
 def _cannot_report(wishes: Wishes) -> str:
     """Why the report or the history could not be written; empty: they can."""
     for option, path in (("--report", wishes.report), ("--history", wishes.history)):
-        if path is not None and not path.parent.is_dir():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             return f"{option}: there is no folder {path.parent}"
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            return f"{option}: {path} cannot be written by this user: name another file"
     return ""
 
 

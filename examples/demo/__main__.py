@@ -28,6 +28,8 @@ from examples.demo.watcher import Watcher
 
 WORKERS = max(3, min(8, os.cpu_count() or 1))
 NAMES = ("a", "b", "c")
+FOLDERS = ("photographs", "thumbnails", "previews", "logs")  # of the output; each run makes them anew
+MARK = "made-by-the-demo.txt"  # in an output folder that may be replaced
 START_SECONDS_MAX = 60.0
 MEND_SECONDS_MAX = 60.0  # until all is whole again
 GIVE_UP_SECONDS = 120.0  # without any progress
@@ -73,13 +75,12 @@ def _clear_away_undisturbed() -> None:
 
 
 def demonstrate(options: argparse.Namespace) -> int:
-    for folder in ("photographs", "thumbnails", "previews", "logs"):
-        shutil.rmtree(options.output / folder, ignore_errors=True)
-    logs = options.output / "logs"
-    logs.mkdir(parents=True)
+    chosen = _chosen(options)
+    processes.find_etcd()
+    logs = _make_room(options.output)
     # What clients notice: interesting, and far too much for one screen.
     logging.basicConfig(filename=logs / "clients.log", format="%(asctime)s %(message)s")
-    photos = _photographs(options)
+    photos = chosen or _drawn(options)
     with ExitStack() as cleanup:
         scratch = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gearfleet-demo-")))
         records = scratch / "records"
@@ -94,16 +95,51 @@ def demonstrate(options: argparse.Namespace) -> int:
     return _conclude(demo, options.output, verdict)
 
 
-def _photographs(options: argparse.Namespace) -> list[Path]:
-    if options.photos is not None:
-        if not options.photos.is_dir():
-            raise DemoFailed(f"{options.photos} is no folder")
-        photos, broken = pictures.find(options.photos.resolve())
-        note = f"; {broken} more cannot be read as pictures" if broken else ""
-        console.print(f"{len(photos)} photographs in {options.photos}{note}")
-        if not photos:
-            raise DemoFailed(f"no picture in {options.photos}")
-        return photos
+def _chosen(options: argparse.Namespace) -> list[Path]:
+    """The pictures of --photos; none without it. Raises DemoFailed."""
+    if options.photos is None:
+        return []
+    folder: Path = options.photos
+    if not folder.is_dir():
+        raise DemoFailed(f"{folder} is no folder: give one with pictures in it, or none to have some drawn")
+    if any(folder.resolve().is_relative_to(old.resolve()) for old in _made_by_demo(options.output)):
+        raise DemoFailed(f"{folder} is what this run replaces: copy the pictures elsewhere first")
+    photos, broken = pictures.find(folder.resolve())
+    note = f"; {broken} more cannot be read as pictures" if broken else ""
+    console.print(f"{len(photos)} photographs in {folder}{note}")
+    if not photos:
+        raise DemoFailed(f"no picture in {folder}: it looks for {' '.join(sorted(pictures.SUFFIXES))}")
+    return photos
+
+
+def _made_by_demo(output: Path) -> list[Path]:
+    return [output / folder for folder in FOLDERS]
+
+
+def _make_room(output: Path) -> Path:
+    """Take away what the run before has left, and nothing else; returns the folder of logs. Raises
+    DemoFailed."""
+    mark = output / MARK
+    mine = mark.exists() or (output / "history.jsonl").exists()
+    if not mine and any(folder.exists() for folder in _made_by_demo(output)):
+        raise DemoFailed(
+            f"{output} has folders that no demo has made ({', '.join(FOLDERS)} are replaced): "
+            "name another with --output, or remove them"
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        mark.write_text("Made by make demo, which replaces it each time.\n")
+        for folder in _made_by_demo(output):
+            if folder.exists():
+                shutil.rmtree(folder)
+        logs = output / "logs"
+        logs.mkdir()
+    except OSError as error:
+        raise DemoFailed(f"{error.filename} cannot be written: {error.strerror}") from None
+    return logs
+
+
+def _drawn(options: argparse.Namespace) -> list[Path]:
     folder = (options.output / "photographs").resolve()
     columns = TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=console) as progress:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cluster.drill.history import History
 from examples.demo import pictures, tally
+from examples.demo.__main__ import main
 from examples.demo.callers import THUMBNAILS, WIDTHS_MAX, WIDTHS_MIN, Acknowledged, Promises, widths
 from tests.support.etcd import needs_etcd
 
@@ -119,6 +120,48 @@ def test_ctrl_c_ends_the_demo_and_all_its_processes(demo: subprocess.Popen[str],
     assert list(scratch.iterdir()) == []
     for process_id in process_ids(output):
         assert_gone(process_id)
+
+
+def results(output: Path) -> dict[str, str]:
+    return {str(path.relative_to(output)): path.read_text() for path in output.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("slip", ["nowhere", "empty", "its own", "no etcd"])
+def test_what_cannot_begin_leaves_the_last_results_alone(
+    slip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    for folder in ("photographs", "thumbnails", "previews", "logs"):
+        (output / folder).mkdir(parents=True)
+        (output / folder / "of-the-last-run").write_text(folder)
+    (output / "made-by-the-demo.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+    before = results(output)
+    photos = {"nowhere": tmp_path / "nowhere", "empty": tmp_path / "empty", "its own": output / "photographs"}
+    arguments = ["--photos", str(photos[slip])] if slip in photos else []
+    if slip == "no etcd":
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr(sys, "argv", ["demo", *arguments, "--output", str(output)])
+
+    assert main() == 2
+
+    assert "the demo could not go on" in capsys.readouterr().out
+    assert results(output) == before
+
+
+@needs_etcd()
+def test_folders_that_no_demo_has_made_are_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "wedding.jpg").write_bytes(b"the only copy")
+    monkeypatch.setattr(sys, "argv", ["demo", "--output", str(tmp_path)])
+
+    assert main() == 2
+
+    assert "has folders that no demo has made" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "photographs" / "wedding.jpg").read_bytes() == b"the only copy"
 
 
 def test_the_slowest_acknowledgement_of_a_fault_is_one_that_was_waited_for_meanwhile() -> None:

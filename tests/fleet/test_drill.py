@@ -305,6 +305,7 @@ def test_a_plan_says_when_its_kills_are_none(fleet: Fleet, keeper: Keeper) -> No
         (["--comes-back", "--node", "x"], "has no node called x; it has a, b, c"),
         (["--comes-back", "--report", "/nowhere/x.html"], "--report: there is no folder /nowhere"),
         (["--comes-back", "--history", "/nowhere/x"], "--history: there is no folder /nowhere"),
+        (["--comes-back", "--report", "/"], "File '/' is a directory"),
         (["--comes-back", "--duration", "soon"], "is no time: write 90s, 10m or 1h30m"),
     ],
 )
