@@ -13,10 +13,13 @@ START_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
 
 
-def daemonize(run: Callable[[], int], ready: Callable[[int], bool], log: Path) -> int:
+def daemonize(
+    run: Callable[[], int], ready: Callable[[int], bool], log: Path, open_log: Callable[[], int]
+) -> int:
     """Run `run` in a process of its own; return when `ready(process_id)` is true or it has ended.
 
-    Returns 0 when it works, 1 when it ended before. What it writes to standard error goes to `log`.
+    Returns 0 when it works, 1 when it ended before. What it writes to standard error goes to `log`, which
+    `open_log` opens.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -28,7 +31,7 @@ def daemonize(run: Callable[[], int], ready: Callable[[int], bool], log: Path) -
         if os.fork():
             os._exit(0)
         os.write(writer, b"%d\n" % os.getpid())
-        os._exit(_run_detached(run, writer, log))
+        os._exit(_run_detached(run, writer, open_log))
     os.close(writer)
     os.waitpid(child, 0)
     try:
@@ -37,11 +40,11 @@ def daemonize(run: Callable[[], int], ready: Callable[[int], bool], log: Path) -
         os.close(reader)
 
 
-def _run_detached(run: Callable[[], int], writer: int, log: Path) -> int:
+def _run_detached(run: Callable[[], int], writer: int, open_log: Callable[[], int]) -> int:
     try:
         os.chdir("/")
         nowhere = os.open(os.devnull, os.O_RDWR)
-        messages = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        messages = open_log()
         for descriptor, source in ((0, nowhere), (1, nowhere), (2, messages)):
             os.dup2(source, descriptor)
         os.close(nowhere)

@@ -16,6 +16,8 @@ from cluster.cli.admin import Admin, Refused, Unreachable
 from cluster.cli.daemon import daemonize
 from cluster.cli.gearmand_options import Gearmand, help_text, read
 from cluster.cli.raw import OptionFault, RawCommand
+from cluster.server.log_file import open_log
+from cluster.server.rights import make_directory
 from cluster.server.settings import Settings, SettingsError, environment_notes, fields, load_settings
 
 STATE_DIR: Final = Path("/var/lib/gearfleet")
@@ -61,10 +63,12 @@ def run(arguments: Sequence[str]) -> int:
     if "daemon" not in options:
         return _serve(settings, options)
     settings = _absolute(settings)
+    log_file = settings.log_file or Path(os.devnull)
     return daemonize(
         lambda: _serve(settings, options),
         lambda process_id: _answers(settings, process_id),
-        settings.log_file or Path(os.devnull),
+        log_file,
+        lambda: open_log(log_file, settings.user),
     )
 
 
@@ -155,20 +159,16 @@ def _prepare_files(settings: Settings, options: Gearmand) -> None:
     if owner is not None and not settings.data_dir.exists():
         # What fails here is reported by the node, which cannot use the directory then.
         with contextlib.suppress(OSError):
-            settings.data_dir.mkdir(mode=0o750, parents=True)
-            os.chown(settings.data_dir, owner.pw_uid, owner.pw_gid)
+            make_directory(settings.data_dir, settings.user, 0o750)
     log_file = settings.log_file
     if log_file is None or ("daemon" not in options and owner is None):
         return
     try:
-        made = not log_file.exists()
-        log_file.open("a").close()
-        if made and owner is not None:
-            # SIGHUP opens it anew when the node is that user already.
-            os.chown(log_file, owner.pw_uid, owner.pw_gid)
+        os.close(open_log(log_file, settings.user))
     except OSError as error:
+        who = f" by {settings.user}" if owner is not None else ""
         raise SettingsError(
-            f"the log file {log_file} cannot be written ({error.strerror}): give --log-file another"
+            f"the log file {log_file} cannot be written{who} ({error.strerror}): give --log-file another"
         ) from None
 
 

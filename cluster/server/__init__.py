@@ -7,10 +7,13 @@ peer.py        one TCP connection
 channels.py    gRPC: connecting, TLS between nodes, options; peers.py and control.py stand on it
 messages.py    what peers say, as bytes
 peers.py       PeerPort: the streams to the other nodes
+proof.py       that somebody knows the fleet's secret
+peer_hosts.py  where the peer port listens when nobody has said so
 control.py     what an operator says to a fleet: service and client
 server.py      Server: the loop's turn around the node's turn, timers, housekeeping, stopping
 recovery.py    rule 15: the fleet's map back into an etcd that has lost it
 status.py      what the node tells about itself
+rights.py      what root makes for the user that the node becomes
 process.py     run(): signals, files, limits, logging of one server process
 """
 

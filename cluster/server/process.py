@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import grp
 import os
 import pwd
 import signal
@@ -12,12 +11,14 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import structlog
 
 from cluster.server.errors import StartError
 from cluster.server.listening import listening_sockets
+from cluster.server.log_file import LogFile
+from cluster.server.rights import groups_of
 from cluster.server.server import Server
 from cluster.server.settings import Settings
 from cluster.server.turns import TurnSelector
@@ -31,40 +32,14 @@ Attach = Callable[[Server], Awaitable[Callable[[], Awaitable[None]]]]
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-class LogFile:
-    """Where the log goes; SIGHUP opens a file anew, so that it can be rotated."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._file: IO[str] = sys.stderr
-        self.reopen()
-
-    def reopen(self) -> None:
-        """Raises OSError when the file cannot be opened; the old one stays then."""
-        if self._path is not None:
-            new = self._path.open("a", buffering=1, encoding="utf-8")
-            old, self._file = self._file, new
-            if old is not sys.stderr:
-                old.close()
-
-    def write(self, text: str) -> int:
-        # A log that cannot be written must not stop the node.
-        with contextlib.suppress(OSError, ValueError):
-            self._file.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._file.flush()
-
-
 def configure_log(settings: Settings) -> LogFile:
     """Log lines for people, or one JSON object each."""
     try:
-        file = LogFile(settings.log_file)
+        file = LogFile(settings.log_file, settings.user)
     except OSError as error:
         raise StartError(
-            f"the log file {settings.log_file} cannot be opened ({error.strerror}): correct --log-file"
+            f"the log file {settings.log_file} cannot be opened ({error.strerror}): correct --log-file, or "
+            f"let {settings.user or 'this user'} write there"
         ) from None
     renderer: Any
     if settings.log_format == "json":
@@ -160,7 +135,7 @@ def become(user: str | None) -> None:
         return
     if os.geteuid() != 0:
         raise StartError(f"only root can become {user}: leave --user out, or start as root")
-    os.setgroups([group.gr_gid for group in grp.getgrall() if user in group.gr_mem])
+    os.setgroups(groups_of(entry))
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
 
