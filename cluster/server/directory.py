@@ -320,6 +320,26 @@ class DataDirectory:
             "directory, and the others bring the jobs"
         )
 
+    def hold_lock(self) -> bool:
+        """Lock the directory anew if its lock file is gone; false when another process was faster. Raises
+        OSError. It is for one thread, while the directory is open."""
+        path = self.path / "lock"
+        held = os.fstat(self._lock)
+        with contextlib.suppress(FileNotFoundError):
+            found = path.stat()
+            if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino):
+                return True
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        except OSError:
+            os.close(lock)
+            return False
+        os.close(self._lock)
+        self._lock = lock
+        return True
+
     def close(self) -> None:
         """Let another process have the directory."""
         if self._lock >= 0:

@@ -38,6 +38,7 @@ from cluster.replication import entries
 from cluster.server.directory import sync_directory
 from cluster.server.errors import DirectoryError, JournalDamaged
 from cluster.server.status import JournalStatus, Latency
+from cluster.server.whereabouts import Whereabouts
 
 SEGMENT_MAGIC: Final = b"GEARFLT1"
 FRAME_MAGIC: Final = b"GFRM"
@@ -228,9 +229,11 @@ class Journal:
         on_committed: Callable[[int], None],
         on_failed: Callable[[int, str, bool], None],
         on_rotated: Callable[[int], None],
+        whereabouts: Whereabouts | None = None,
     ) -> None:
         """`on_committed(group)`, `on_failed(group, reason, may_recover)` and `on_rotated(segment)` are
-        called through `call_soon`, from the loop. Raises OSError when no segment can be begun."""
+        called through `call_soon`, from the loop. `whereabouts` tells what becomes of the files meanwhile.
+        Raises OSError when no segment can be begun."""
         self._directory = directory
         self._identity = identity
         self._sync = durability == "fsync"
@@ -239,6 +242,9 @@ class Journal:
         self._on_committed = on_committed
         self._on_failed = on_failed
         self._on_rotated = on_rotated
+        self._whereabouts = whereabouts
+        self._looking = False  # the thread has been asked to, and has not answered
+        self.remedy = ""  # of the failure, where it is not the usual one
         self._on_stopped: Callable[[], None] | None = None
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._descriptor = -1
@@ -289,6 +295,12 @@ class Journal:
     def recover(self, records: list[bytes]) -> None:
         """After `on_failed` with `may_recover`: try to write again, these entries first."""
         self._queue.put(("recover", 0, records))
+
+    def look(self) -> None:
+        """See whether the files are where they were; `on_failed` when not. While the disk hangs, once."""
+        if not self._looking:
+            self._looking = True
+            self._queue.put(("look", 0, []))
 
     def status(self) -> JournalStatus:
         """The files, and how the disk does; from any thread."""
@@ -365,8 +377,11 @@ class Journal:
                     first_group = last_group = 0
                 self._owed += records
                 if not self._broken:
-                    self._failed = False
-                    recovering = True
+                    if self._are_there():
+                        self._failed = False
+                        recovering = True
+                    else:
+                        self._call_soon(self._on_failed, 0, self._reason, not self._broken)
             try:
                 item = self._queue.get_nowait()
             except Empty:
@@ -380,6 +395,10 @@ class Journal:
             self._rotate()
         elif command == "drop":
             self._drop(number)
+        elif command == "look":
+            if not self._failed and not self._are_there():
+                self._call_soon(self._on_failed, 0, self._reason, not self._broken)
+            self._looking = False
         elif command == "stop":
             if not self._sealed:
                 self._seal()
@@ -446,6 +465,20 @@ class Journal:
             raise
         self._fsync_latency.observe(time.monotonic() - began)
 
+    def _are_there(self) -> bool:
+        """Whether the files are where they were; else the journal has failed."""
+        if self._whereabouts is None:
+            return True
+        segments = {self._directory / _segment_name(number) for number in self._sizes}
+        fault = self._whereabouts.fault(segments, self._descriptor)
+        if fault is None:
+            self.remedy = ""
+            return True
+        self._failed = self._sealed = True
+        self._broken = self._broken or not fault.may_recover
+        self._reason, self.remedy, _ = fault
+        return False
+
     def _seal(self) -> None:
         """An empty frame says that the one before it was fsynced."""
         self._sealed = True
@@ -468,6 +501,7 @@ class Journal:
             except OSError:
                 self._broken = True
         self._reason = f"the journal cannot be written: {what}"
+        self._are_there()  # if not, that is what there is to say
 
     def _begin_segment(self) -> None:
         """Create the next segment, durable with its name, then leave the old one."""

@@ -35,6 +35,7 @@ from cluster.server.silence import SilenceWatch
 from cluster.server.status import FleetStatus, FunctionStatus, Latency, NodeStatus, Phase
 from cluster.server.tls import TlsPeer, tls_context
 from cluster.server.turns import TurnSelector
+from cluster.server.whereabouts import Whereabouts
 
 HOUSEKEEPING_SECONDS: Final = 1.0
 # Files that are not connections: journal, log, listener, loop, Python's own.
@@ -303,6 +304,7 @@ class Server:
                 on_committed=self._on_committed,
                 on_failed=self._on_failed,
                 on_rotated=self._on_rotated,
+                whereabouts=Whereabouts(directory.path, directory.hold_lock),
             )
         except OSError as error:
             raise StartError(
@@ -564,12 +566,13 @@ class Server:
 
     def _on_failed(self, group_number: int, reason: str, may_recover: bool) -> None:
         self.turn()
+        remedy = self._journal.remedy if self._journal is not None else ""
         if self._life is not None:
             # Others have the jobs: who cannot write is no use as a primary or a copy (rule 10).
             self.log.error(
                 "this node stops: its journal cannot be written",
                 reason=reason,
-                remedy="make room on the disk, or mend it; then start the node again",
+                remedy=remedy or "make room on the disk, or mend it; then start the node again",
             )
             if not may_recover:
                 self._condemn()
@@ -577,13 +580,14 @@ class Server:
             return
         if group_number:
             self._writing = False  # else it was no group's write, and one may be on its way
-        if self._failure is None:
-            remedy = (
-                "make room on the disk; the node goes on by itself"
-                if may_recover
-                else "look at the disk, then restart the node"
-            )
-            self._failure = f"{reason}; {remedy}"
+        remedy = remedy or (
+            "make room on the disk; the node goes on by itself"
+            if may_recover
+            else "look at the disk, then restart the node"
+        )
+        failure = f"{reason}; {remedy}"
+        if failure != self._failure:
+            self._failure = failure
             self.log.error(
                 "background jobs are refused",
                 reason=reason,
@@ -714,7 +718,9 @@ class Server:
         if self._failure is not None and self._may_recover and self._journal is not None:
             owed, self._owed = self._owed, []
             self._journal.recover(owed)
-        elif self._wants_checkpoint():
+        elif self._journal is not None:
+            self._journal.look()
+        if self._failure is None and self._wants_checkpoint():
             assert self._journal is not None
             self._checkpoint_group = GROUP_UNKNOWN
             self._journal.rotate()

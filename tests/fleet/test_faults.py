@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +83,36 @@ def test_kill_9_loses_nothing_and_nobody_hears_of_it(fleet: Fleet) -> None:
         fleet.wait_until_in_sync()
         check(load)
         check_stock(fleet, elsewhere, at_the_victim)
+
+
+def remove(data_dir: Path) -> None:
+    shutil.rmtree(data_dir)
+
+
+def remove_last_segment(data_dir: Path) -> None:
+    max((data_dir / "journal").iterdir()).unlink()
+
+
+@pytest.mark.parametrize("fault", [remove, remove_last_segment])
+def test_a_node_whose_journal_is_taken_away_stops_and_comes_back_with_nothing(
+    fleet: Fleet, fault: Callable[[Path], None]
+) -> None:
+    victim = fleet.nodes["a"]
+    assert victim.data_dir is not None
+    identity = victim.data_dir / "identity"
+    before = identity.read_text()
+    with Load(fleet.addresses, rate=200) as load:
+        load.wait_for(100)
+        fault(victim.data_dir)
+        assert victim.wait_for_exit() == 1
+        event = victim.wait_for_event("this node stops: its journal cannot be written")
+        assert str(victim.data_dir) in event["reason"]
+        load.wait_for(100)
+        fleet.restart("a")
+        fleet.wait_until_in_sync()
+        # What lacks entries does not count as a copy.
+        assert json.loads(identity.read_text())["identity"] != json.loads(before)["identity"]
+        check(load)
 
 
 def test_a_frozen_node_is_replaced_and_commits_nothing_when_it_wakes(fleet: Fleet) -> None:

@@ -104,6 +104,7 @@ def names(world: World) -> list[tuple[str, str, Any]]:
         ("cluster.server.server", "resource", _Limits()),
         ("cluster.server.server", "_resident_bytes", lambda: 0),
         ("cluster.server.server", "Journal", SimJournal),
+        ("cluster.server.server", "Whereabouts", lambda *_: None),
         *[(f"cluster.{module}", "SLOT_COUNT", slots) for module in
           ("server.server", "server.fleet", "server.recovery", "replication", "replication.log",
            "replication.replicator", "replication.restore",
