@@ -8,8 +8,8 @@
 
 and below them, in the order a job travels: flight.py (one submission), routing.py (which server), slot_map.py
 (the fleet's map), engine.py (sent, acknowledged, sent again), roster.py and discovery.py (which servers there
-are), link.py and connection.py (bytes), worker_engine.py (grabbed, run, delivered), tasks.py (what an end
-means on the wire), prefork.py (processes), log.py (lines that never raise).
+are), link.py, dialling.py and connection.py (bytes), worker_engine.py (grabbed, run, delivered), tasks.py
+(what an end means on the wire), prefork.py (processes), stopping.py (signals), log.py (never raises).
 """
 
 from client_ha.addresses import AddressRemap, Server, parse_servers

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from client_ha.addresses import PORT_DEFAULT, Server, environment_servers, parse_server, parse_servers
+from client_ha.dialling import ATTEMPT_SECONDS
 from client_ha.errors import InvalidArgument
 
 DISCOVERY_SECONDS: Final = 30.0  # between two look-ups while all is well
@@ -133,7 +134,11 @@ class EtcdDiscovery:
     async def _post(self, endpoint: Server, path: str, value: object, token: str | None) -> dict[str, Any]:
         """One request by HTTP/1.0: its answer ends with the connection, so there is nothing to parse."""
         reader, writer = await asyncio.open_connection(
-            endpoint.host, endpoint.port, ssl=self._tls, limit=ANSWER_BYTES_MAX
+            endpoint.host,
+            endpoint.port,
+            ssl=self._tls,
+            limit=ANSWER_BYTES_MAX,
+            happy_eyeballs_delay=ATTEMPT_SECONDS,
         )
         try:
             body = json.dumps(value).encode()

@@ -3,14 +3,17 @@
 import asyncio
 import random
 import ssl
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 import tenacity
 
 from client_ha.addresses import Server
 from client_ha.connection import Connection
+from client_ha.dialling import addresses_of, fault_text, first_connected
 from client_ha.timing import Timing, backoff_seconds
+
+Step = TypeVar("Step")
 
 
 class LinkOwner(Protocol):
@@ -58,7 +61,8 @@ class Link:
         self._dice = dice
         self._failures = 0
         self._suspect = False  # its last connection was given up for silence
-        self._proof: asyncio.Future[None] | None = None
+        # Of connections that have to show that somebody is there.
+        self._proofs: dict[Connection, asyncio.Future[None]] = {}
         self._lost = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -95,9 +99,10 @@ class Link:
     # A connection calls these.
 
     def received(self, connection: Connection, packets: list[tuple[int, bytes]]) -> None:
-        if self._proof is not None and connection is not self.connection:
-            if not self._proof.done():
-                self._proof.set_result(None)
+        proof = self._proofs.get(connection)
+        if proof is not None:
+            if not proof.done():
+                proof.set_result(None)
             return  # the answer to the probe; nothing else was asked
         self._owner.received(connection, packets)
 
@@ -106,8 +111,9 @@ class Link:
 
     def lost(self, connection: Connection, reason: str) -> None:
         self._suspect = self._suspect or connection.silent
-        if self._proof is not None and not self._proof.done():
-            self._proof.set_exception(ConnectionResetError(reason))
+        proof = self._proofs.get(connection)
+        if proof is not None and not proof.done():
+            proof.set_exception(ConnectionResetError(reason))
         if self.connection is connection:
             self.connection = None
             self.error = reason
@@ -137,50 +143,65 @@ class Link:
                 await asyncio.sleep(backoff_seconds(self._timing, self._failures, self._dice))
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._timing.connect_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self.server, self, self._timing, loop, self._owner.new_state()),
-                    self.server.host,
-                    self.server.port,
-                    ssl=self._tls,
-                )
-            if self._suspect:
-                await self._prove(connection)
-        except TimeoutError:
-            self.error = f"no connection within {self._timing.connect_seconds:.3g} s"
-            self._failures += 1
-            raise
+            hosts = await self._in_time(addresses_of(self.server.host, self.server.port))
+            connection = await first_connected(
+                hosts,
+                self._connect_to,
+                lambda late: late.abort("another address was quicker"),
+                limit_seconds=self._timing.connect_seconds,
+            )
         except Exception as error:
-            self.error = str(error) or type(error).__name__
-            if isinstance(error, ConnectionRefusedError):
-                self.error = "connection refused"
-            elif isinstance(error, OSError) and error.strerror:
-                self.error = error.strerror
+            self.error = fault_text(error)
             self._failures += 1
             raise
         if connection.closed:  # between the handshake and this turn of the loop
             self.error = "the server closed the connection at once"
             self._failures += 1
             raise ConnectionResetError(self.error)
+        self._suspect = False
         self._lost.clear()
         self.connection = connection
         self.untried = False
         self._owner.link_up(self, connection)
 
+    async def _in_time(self, step: Coroutine[Any, Any, Step]) -> Step:
+        """A step of connecting. Raises TimeoutError that says how long it was given."""
+        try:
+            async with asyncio.timeout(self._timing.connect_seconds):
+                return await step
+        except TimeoutError as error:
+            if error.errno is not None:  # the kernel's own
+                raise
+            raise TimeoutError(f"no connection within {self._timing.connect_seconds:.3g} s") from None
+
+    async def _connect_to(self, host: str) -> Connection:
+        """Connect to one of the server's addresses; after silence, prove that somebody is there."""
+        loop = asyncio.get_running_loop()
+        _, connection = await self._in_time(
+            loop.create_connection(
+                lambda: Connection(self.server, self, self._timing, loop, self._owner.new_state()),
+                host,
+                self.server.port,
+                ssl=self._tls,
+                server_hostname=None if self._tls is None else self.server.host,
+            )
+        )
+        if self._suspect:
+            await self._prove(connection)
+        return connection
+
     async def _prove(self, connection: Connection) -> None:
         """Wait for the answer to a probe. Raises ConnectionResetError when none comes in time."""
-        self._proof = asyncio.get_running_loop().create_future()
+        proof = self._proofs[connection] = asyncio.get_running_loop().create_future()
         connection.probe()
         try:
-            await self._proof
-            self._suspect = False
+            await proof
         except BaseException:
             connection.abort("not wanted any more")
             raise
         finally:
-            self._proof = None
+            del self._proofs[connection]
 
     def _failed(self, _: tenacity.RetryCallState) -> None:
         self.untried = False

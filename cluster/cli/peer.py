@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Final
 
 from client_ha.addresses import Server
+from client_ha.dialling import fault_text
+from cluster.cli.dialling import connect
 from cluster.wire import TEXT, Decoder, ProtocolError
 from cluster.wire.packets import TEXT_LINE_BYTES_MAX
 
@@ -78,9 +80,9 @@ class Peer:
         self.timeout_seconds = timeout_seconds
         limit_seconds = CONNECT_SECONDS if timeout_seconds is None else timeout_seconds
         try:
-            plain = socket.create_connection((server.host, server.port), timeout=limit_seconds)
-        except OSError as error:
-            raise self._fault(f"no connection ({_reason(error)})") from None
+            plain = connect(server.host, server.port, limit_seconds)
+        except (OSError, UnicodeError) as error:  # a label that no name may have
+            raise self._fault(f"no connection ({fault_text(error).lower()})") from None
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
