@@ -20,6 +20,7 @@ from cluster.server.files import require_readable
 from cluster.server.listening import listening_sockets
 
 DEAD_CONNECTION_SECONDS: Final = 20
+HANDSHAKE_SECONDS: Final = 20  # for TLS and the first frames of a connection to the peer port
 MESSAGE_BYTES_MAX: Final = 65 * 1024 * 1024  # the largest payload and 1 MiB around it
 
 
@@ -63,6 +64,7 @@ def options(message_bytes_max: int, *, server: bool) -> list[tuple[str, Any]]:
     if server:
         chosen += [
             ("grpc.so_reuseport", 0),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
             # Streams have keep-alives of their own. This is for what is left of one whose other machine
             # is gone: an answer that nobody takes any more.
             ("grpc.keepalive_time_ms", DEAD_CONNECTION_SECONDS * 1000),

@@ -50,7 +50,8 @@ def _bind_all(host: str, addresses: dict[Any, socket.AddressFamily]) -> list[soc
                 continue
             for sock in socks:
                 sock.close()
-            raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: {address[0]}") from None
+            which = f": {address[0]}" if len(addresses) > 1 and host != EVERYWHERE else ""
+            raise OSError(error.errno, f"{os.strerror(error.errno or 0)}{which}") from None
         if host == EVERYWHERE:
             break
     if not socks:

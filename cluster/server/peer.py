@@ -27,6 +27,7 @@ def new_connection(number: int, peername: object) -> Connection:
 
 def take(server: Server, connection: Connection, decoder: Decoder, data: bytes) -> None:
     """Give the node what a peer sent."""
+    begun = decoder.held_bytes
     packets = decoder.feed(data)
     try:
         server.node.receive(connection, packets)
@@ -37,6 +38,9 @@ def take(server: Server, connection: Connection, decoder: Decoder, data: bytes) 
     if decoder.error is not None:
         server.log.info("not a Gearman peer", peer=connection.address, error=str(decoder.error))
         server.node.protocol_error(connection, str(decoder.error))
+    if begun or decoder.held_bytes:
+        now_seconds = server.node.context.monotonic_seconds
+        server.beginnings.changed(connection, decoder, now_seconds, anew=bool(packets))
 
 
 def _address(peername: object) -> tuple[str, bool]:

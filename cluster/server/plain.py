@@ -313,6 +313,7 @@ class PlainPort:
             self._peers[sock.fileno()] = peer
             self.epoll.register(sock.fileno(), _IN)
             server.node.connected(connection)
+            server.beginnings.arrived(connection, peer.decoder, server.node.context.monotonic_seconds)
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:

@@ -24,6 +24,7 @@ from cluster.node.context import Stop
 from cluster.node.fleet import Fleet
 from cluster.replication import SLOT_COUNT, Group, entries
 from cluster.replication.restore import ReplicaRestorer
+from cluster.server.beginnings import Beginnings
 from cluster.server.directory import DataDirectory
 from cluster.server.errors import JournalDamaged, StartError
 from cluster.server.fleet import FleetLife
@@ -76,6 +77,7 @@ class Server:
         self.log = structlog.get_logger("gearfleet")
         self._job_log = JobLog(self.log)
         self.node = self._new_node()
+        self.beginnings = Beginnings(self)
         self._silence = SilenceWatch(self)
         self.slow: dict[Connection, None] = {}  # peers with much unread output
         self.stopped = asyncio.Event()
@@ -181,7 +183,11 @@ class Server:
             for sock in socks:
                 self._listeners.append(
                     await self._loop.create_server(
-                        lambda: TlsPeer(self), sock=sock, backlog=settings.backlog, ssl=tls
+                        lambda: TlsPeer(self),
+                        sock=sock,
+                        backlog=settings.backlog,
+                        ssl=tls,
+                        ssl_handshake_timeout=settings.tls_handshake_seconds if tls else None,
                     )
                 )
         self.turn()
@@ -333,6 +339,7 @@ class Server:
         self.node.disconnected(connection)
         connection.transport = None
         self.slow.pop(connection, None)
+        self.beginnings.left(connection)
         if self._stopping and not self.node.context.connections:
             self.deserted.set()
 
@@ -704,6 +711,7 @@ class Server:
                 seconds=round(self.node.clock.set_back_seconds),
             )
         self._silence.look(self._housekept_at)
+        self.beginnings.look(self._housekept_at)
         if self._port is not None:
             self._port.drop_lingering(time.monotonic())
         if self._turned_away:

@@ -544,6 +544,36 @@ class Settings(BaseSettings):
         description="Output held for a peer that does not read; beyond it the peer is disconnected.",
         json_schema_extra=_in("Limits", option="--max-unread"),
     )
+    max_unfinished_bytes: Bytes = Field(
+        256 * _MEBIBYTE,
+        ge=1024,
+        le=2**40,
+        description="Packets of all connections together whose end has not come; beyond it the one that was "
+        "begun longest ago is given up. One of --max-payload always has room.",
+        json_schema_extra=_in("Limits", option="--max-unfinished"),
+    )
+    packet_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        description="A packet of which nothing more comes for this long is given up.",
+        json_schema_extra=_in("Limits"),
+    )
+    first_packet_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86400,
+        description="A connection that has sent nothing yet is closed after this long; 0 is never. One that "
+        "has sent something may be silent for ever.",
+        json_schema_extra=_in("Limits"),
+    )
+    tls_handshake_seconds: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="A connection whose TLS handshake takes longer is closed.",
+        json_schema_extra=_in("Limits"),
+    )
 
     tls_certificate: Path | None = Field(
         None,

@@ -67,6 +67,7 @@ class TlsPeer(asyncio.Protocol):
         self._plain = transport.get_extra_info("ssl_object") is None
         server.turn()
         server.node.connected(connection)
+        server.beginnings.arrived(connection, self._decoder, server.node.context.monotonic_seconds)
 
     def data_received(self, data: bytes) -> None:
         connection = self._connection

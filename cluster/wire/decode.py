@@ -50,7 +50,9 @@ class Decoder:
         "_held",
         "_needed_bytes",
         "_other",
+        "begun",
         "error",
+        "held_bytes",
         "packet_bytes_max",
     )
 
@@ -65,18 +67,22 @@ class Decoder:
         # The incomplete message. One growing buffer and not a list of pieces: a peer that sends byte by
         # byte would make the list many times as large as what it sent.
         self._held = bytearray()
+        self.held_bytes = 0  # of it
+        self.begun = False  # something has come
         self._needed_bytes = 0
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Return the complete packets as (type, body); type may be TEXT or MISDIRECTED."""
         packets: list[tuple[int, bytes]] = []
+        self.begun = True
         if self._held:
             self._held += data
             # A text line has no announced length: look at each piece for its end.
             if len(self._held) < self._needed_bytes:
+                self.held_bytes = len(self._held)
                 return packets
             data = bytes(self._held)
-            self._held = bytearray()
+            self.drop()
         length = len(data)
         offset = 0
         if self.error is None:
@@ -96,6 +102,11 @@ class Decoder:
             if offset < length:
                 self._rest(data, offset, packets)
         return packets
+
+    def drop(self) -> None:
+        """Forget the incomplete message."""
+        self._held = bytearray()
+        self.held_bytes = 0
 
     def _rest(self, data: bytes, offset: int, packets: list[tuple[int, bytes]]) -> None:
         """Text, faults, packets of the other direction, and the beginning of what is not complete."""
@@ -135,6 +146,7 @@ class Decoder:
             offset = end
         if self.error is None and offset < length:
             self._held += memoryview(data)[offset:]
+            self.held_bytes = length - offset
             self._needed_bytes = needed
 
     def _text_line(self, data: bytes, offset: int, packets: list[tuple[int, bytes]]) -> tuple[int, bool]:
