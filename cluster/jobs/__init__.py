@@ -12,6 +12,7 @@ packets, journals or sockets.
 
 from cluster.jobs.cron import Cron, CronError
 from cluster.jobs.function import (
+    IDLE_FUNCTIONS_MAX,
     NOT_RECLAIMED,
     OUTCOMES,
     OVERDUE,
@@ -48,6 +49,7 @@ __all__ = [
     "FINISHED",
     "FOREGROUND",
     "HIGH",
+    "IDLE_FUNCTIONS_MAX",
     "LOW",
     "NORMAL",
     "NOT_RECLAIMED",

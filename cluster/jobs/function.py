@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cluster.jobs.worker import Worker
 
 PRIORITIES: Final = 3
+IDLE_FUNCTIONS_MAX: Final = 4096  # kept without a job or a worker; each costs about 3 KB
 # What `Function.counts` counts: how jobs ended (numbered as in the DONE entry), and why some came back.
 OUTCOMES: Final = ("completed", "failed", "exception", "timed_out", "cancelled", "out_of_retries")
 RETURNS: Final = ("worker_lost", "time_limit", "not_reclaimed")
@@ -75,7 +76,7 @@ class Function:
 
     @property
     def idle(self) -> bool:
-        """Nothing speaks for keeping it in the list."""
+        """No job, no worker, no limit: nothing but its past speaks for keeping it in the list."""
         return not self.total and not self.workers and self.limits is None
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from cluster.jobs.function import PRIORITIES, Function
+from cluster.jobs.function import IDLE_FUNCTIONS_MAX, PRIORITIES, Function
 from cluster.jobs.job import FINISHED, PENDING, QUEUED, RUNNING, Job
 from cluster.jobs.worker import Worker
 
@@ -41,7 +41,15 @@ class SlotTable:
 class Ledger:
     """See the module's docstring."""
 
-    def __init__(self, slot_count: int) -> None:
+    def __init__(
+        self, slot_count: int, *, idle_seconds: float = 0.0, idle_functions_max: int = IDLE_FUNCTIONS_MAX
+    ) -> None:
+        self.idle_seconds = idle_seconds  # how long a function without a job and a worker stays in the list
+        self.idle_functions_max = idle_functions_max
+        self.monotonic_seconds = 0.0  # the turn's
+        # Since when functions are idle, the longest first. Some may have come back to life meanwhile: to
+        # notice that at once would cost each submit something.
+        self.resting: OrderedDict[Function, float] = OrderedDict()
         self.functions: dict[bytes, Function] = {}
         self.tables = [SlotTable() for _ in range(slot_count)]
         self.ready: tuple[dict[Function, None], ...] = tuple({} for _ in range(PRIORITIES))
@@ -67,13 +75,43 @@ class Ledger:
             before = self.counts.get(name, [0] * len(function.counts))
             self.counts[name] = list(map(sum, zip(before, function.counts, strict=True)))
 
+    def rest_if_idle(self, function: Function) -> None:
+        """A function without a job and a worker stays in the list for a while: an alarm on "no worker" must
+        not fall silent when the last worker dies. Not for ever, and not too many: names cost memory too."""
+        if not function.idle:
+            return
+        if self.idle_seconds <= 0:
+            self.forget_if_idle(function)
+            return
+        self._drop_husks(function)
+        self.resting[function] = self.monotonic_seconds
+        self.resting.move_to_end(function)
+        while len(self.resting) > self.idle_functions_max:
+            self._forget_longest_resting()
+
+    def forget_rested(self) -> None:
+        """Forget the functions that have been idle for long enough."""
+        before = self.monotonic_seconds - self.idle_seconds
+        while self.resting and next(iter(self.resting.values())) <= before:
+            self._forget_longest_resting()
+
+    def _forget_longest_resting(self) -> None:
+        function, _ = self.resting.popitem(last=False)
+        self.forget_if_idle(function)
+
     def forget_if_idle(self, function: Function) -> None:
-        """Keep no function that has no job, no worker and no limit: names cost memory too."""
+        """Keep no function that has no job, no worker and no limit."""
         if function.idle and self.functions.pop(function.name, None) is not None:
             self._keep_counts(function)
-            for priority, queue in enumerate(function.queues):
-                if queue:  # husks
-                    self.ready[priority].pop(function, None)
+            self.resting.pop(function, None)
+            self._drop_husks(function)
+
+    def _drop_husks(self, function: Function) -> None:
+        for priority, queue in enumerate(function.queues):
+            if queue:
+                queue.clear()
+                function.husks[priority] = 0
+                self.ready[priority].pop(function, None)
 
     # ---- a job's life
 
@@ -204,7 +242,7 @@ class Ledger:
             if not function.queues[job.priority]:
                 self.ready[job.priority].pop(function, None)
         if not function.total and not function.workers:
-            self.forget_if_idle(function)
+            self.rest_if_idle(function)
 
     # ---- workers
 
@@ -229,7 +267,7 @@ class Ledger:
         worker.timeouts.pop(function, None)
         function.workers.pop(worker, None)
         function.sleepers.pop(worker, None)
-        self.forget_if_idle(function)
+        self.rest_if_idle(function)
 
     def sleep(self, worker: Worker, *, anyway: bool = False) -> bool:
         """PRE_SLEEP: true when the worker sleeps now, false when there is a job for it (`anyway`: which it

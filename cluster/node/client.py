@@ -485,7 +485,8 @@ class ClientVerbs:
         unique = body.rstrip(b"\0")
         job = None
         if 0 < len(unique) <= wire.UNIQUE_BYTES_MAX:
-            keys = (b"%b\0%b" % (name, unique) for name in self._ledger.functions)
+            functions = self._ledger.functions.items()
+            keys = (b"%b\0%b" % (name, unique) for name, function in functions if function.total)
             job = self._ledger.find_unique((slot_of(key), key) for key in keys)
         count = len(job.clients) if job is not None and job.clients else 0
         fleet = self._context.fleet

@@ -9,6 +9,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import (
+    IDLE_FUNCTIONS_MAX,
     PAUSE_SECONDS_MAX,
     PENDING,
     REMEMBERED,
@@ -58,6 +59,8 @@ class NodeSettings:
     log_level: str = "info"
     remember_seconds: float = 600.0  # how long the keys of completed jobs are remembered for who asks
     remember_jobs_max: int = 262_144  # of all slots together
+    idle_function_seconds: float = 86_400.0  # how long a function without job and worker stays in lists
+    idle_functions_max: int = IDLE_FUNCTIONS_MAX
 
 
 class Context:
@@ -66,7 +69,11 @@ class Context:
     def __init__(self, settings: NodeSettings) -> None:
         self.settings = settings
         self.durable = settings.durable
-        self.ledger = Ledger(SLOT_COUNT)
+        self.ledger = Ledger(
+            SLOT_COUNT,
+            idle_seconds=settings.idle_function_seconds,
+            idle_functions_max=settings.idle_functions_max,
+        )
         self.log = Log()
         self.ages = Ages(self.log)
         self.uncommitted: deque[Group] = deque()  # cut, not committed

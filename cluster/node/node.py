@@ -114,7 +114,7 @@ class Node:
 
     def begin_turn(self, wall_seconds: float, monotonic_seconds: float) -> None:
         self.context.wall_seconds = wall_seconds
-        self.context.monotonic_seconds = monotonic_seconds
+        self.context.monotonic_seconds = self.ledger.monotonic_seconds = monotonic_seconds
         ahead_seconds = wall_seconds - monotonic_seconds
         if ahead_seconds >= self.clock.ahead_seconds:
             self.clock.ahead_seconds = ahead_seconds

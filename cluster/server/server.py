@@ -146,6 +146,8 @@ class Server:
                 log_level=settings.log_level,
                 remember_seconds=settings.remember_seconds,
                 remember_jobs_max=settings.remember_jobs_max,
+                idle_function_seconds=settings.idle_function_seconds,
+                idle_functions_max=settings.idle_functions_max,
             )
         )
 
@@ -704,6 +706,7 @@ class Server:
         self._housekept_at = time.monotonic()
         self._collect_garbage()
         self._give_back_memory()
+        self.node.ledger.forget_rested()
         if not self.node.clock.told:
             self.node.clock.told = True
             self.log.warning(
@@ -790,7 +793,8 @@ class Server:
     def function_statuses(self) -> Iterator[FunctionStatus]:
         """See ServerStatus. A function that is forgotten meanwhile has no jobs to count."""
         ledger = self.node.ledger
-        for function in list(ledger.functions.values()):
+        # Idle ones last: a reader that takes so many labels and no more wants those that live.
+        for function in sorted(ledger.functions.values(), key=lambda each: each.idle):
             queued = sum(map(function.queued, range(PRIORITIES)))
             held = max(0, function.total - queued - function.running)
             oldest = self.node.context.ages.oldest_waiting(function, time.monotonic()) if queued else None

@@ -302,6 +302,21 @@ class Settings(BaseSettings):
         "try and runs it again after a pause; fail ends it. A foreground job fails.",
         json_schema_extra=_in("Jobs"),
     )
+    idle_function_seconds: float = Field(
+        86400.0,
+        ge=0.0,
+        le=366 * 86400.0,
+        description="How long a function without jobs and workers stays in `status` and metrics, so that an "
+        "alarm on a missing worker goes on; 0 is not at all.",
+        json_schema_extra=_in("Jobs"),
+    )
+    idle_functions_max: int = Field(
+        4096,
+        ge=1,
+        le=2**20,
+        description="How many such functions; beyond it those idle for longest are forgotten.",
+        json_schema_extra=_in("Jobs"),
+    )
     worker_wakeup: int = Field(
         0,
         ge=0,

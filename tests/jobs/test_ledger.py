@@ -247,6 +247,44 @@ def test_a_function_without_job_worker_or_limit_is_forgotten() -> None:
     assert b"f" in ledger.functions
 
 
+def test_an_idle_function_is_kept_for_a_while() -> None:
+    # Given a function whose last job is over and whose last worker has gone, with a husk in its queue
+    ledger = Ledger(1, idle_seconds=10.0)
+    ledger.finish(add(ledger))
+    function = ledger.function(b"f")
+    assert not function.queues[NORMAL]
+    assert not any(ledger.ready)
+    # When it lives again and is idle again later, then its time begins anew
+    ledger.monotonic_seconds = 9.0
+    ledger.forget_rested()
+    ledger.finish(add(ledger))
+    ledger.monotonic_seconds = 18.9
+    ledger.forget_rested()
+    assert ledger.functions == {b"f": function}
+    ledger.monotonic_seconds = 19.0
+    ledger.forget_rested()
+    assert not ledger.functions
+    assert not ledger.resting
+
+
+def test_a_function_that_lives_when_its_time_is_over_stays() -> None:
+    ledger = Ledger(1, idle_seconds=10.0)
+    ledger.finish(add(ledger))
+    job = add(ledger)
+    ledger.monotonic_seconds = 10.0
+    ledger.forget_rested()
+    assert ledger.functions == {b"f": job.function}
+    ledger.finish(job)
+    assert ledger.functions == {b"f": job.function}
+
+
+def test_only_so_many_idle_functions_are_kept_those_idle_for_longest_go() -> None:
+    ledger = Ledger(1, idle_seconds=10.0, idle_functions_max=3)
+    for name in (b"a", b"b", b"c", b"a", b"d", b"e"):
+        ledger.finish(add(ledger, name))
+    assert set(ledger.functions) == {function.name for function in ledger.resting} == {b"a", b"d", b"e"}
+
+
 def test_a_running_job_keeps_its_function_without_any_worker() -> None:
     ledger = Ledger(1)
     job = add(ledger)

@@ -16,6 +16,10 @@ def assert_nothing_is_kept(bench: Bench) -> None:
     node = bench.node
     ledger, context = node.ledger, node.context
     assert ledger.count() == 0
+    # Names are kept for a while
+    node.begin_turn(bench.wall + ledger.idle_seconds, bench.monotonic + ledger.idle_seconds)
+    ledger.forget_rested()
+    assert not ledger.resting
     assert not ledger.functions
     assert not any(ledger.ready)
     assert not ledger.stirred
@@ -80,8 +84,8 @@ def test_a_function_that_was_only_asked_about_is_not_kept() -> None:
         (wire.CANT_DO, b"f"),
         (wire.GET_STATUS_UNIQUE, b"u"),
         (wire.SUBMIT_JOB_SCHED, b"f", b"u", b"99", b"", b"", b"", b"", b""),
-        (wire.SUBMIT_JOB_EPOCH, b"f", b"u", b"soon", b""),
-        (wire.SUBMIT_JOB_BG, b"f", b"u" * 64, b""),
+        (wire.SUBMIT_JOB_EPOCH, b"f", b"u", b"9" * 20, b""),
+        (wire.SUBMIT_JOB_BG, b"f", b"u" * 65, b""),
         (wire.WORK_COMPLETE, b"H:node:1.1.1", b""),
     ):
         peer.ask(verb, *arguments)

@@ -61,7 +61,7 @@ def test_cant_do_leaves_the_running_job_to_its_worker() -> None:
     worker.ask(wire.CANT_DO, b"f")
     assert worker.command("status") == b"f\t1\t1\t0\n.\n"
     assert worker.ask(wire.WORK_COMPLETE, handle, b"") == []
-    assert worker.command("status") == b".\n"
+    assert worker.command("status") == b"f\t0\t0\t0\n.\n"
 
 
 @pytest.mark.parametrize("name", [b"", b"\0", b"a\0b", b"f" * 512, b"a\nb", b"\x1b[31m", b"\x7f"])

@@ -115,7 +115,7 @@ def test_a_waiting_foreground_job_leaves_with_its_last_client(
     assert shared_node.status(function) == (1, 0, 0)
     # None is left
     second.close()
-    eventually(lambda: shared_node.status(function) is None)
+    eventually(lambda: shared_node.status(function), (0, 0, 0))
     worker.can_do(function)
     assert worker.grab() is None
 
@@ -240,7 +240,7 @@ def test_at_the_retry_limit_the_job_has_failed(
     # Then its clients are told, and it is gone
     if not background:
         client.expect(wire.WORK_FAIL, handle)
-    eventually(lambda: node.status("f") is None)
+    eventually(lambda: node.status("f"), (0, 0, 0))
 
 
 @pytest.mark.parametrize("background", [True, False], ids=["background", "foreground"])
@@ -256,7 +256,7 @@ def test_without_retries_the_first_loss_is_the_end(
     lost.close()
     if not background:
         client.expect(wire.WORK_FAIL, handle)
-    eventually(lambda: node.status("f") is None)
+    eventually(lambda: node.status("f"), (0, 0, 0))
 
 
 # ---- waking

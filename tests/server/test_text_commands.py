@@ -42,7 +42,7 @@ def test_status_counts_all_running_and_workers(shared_node: Node, connect: Conne
     assert shared_node.status(function) == (2, 0, 1)
 
 
-def test_status_lists_a_function_while_it_has_workers_or_jobs(
+def test_status_lists_a_function_without_workers_and_jobs_until_it_is_dropped(
     shared_node: Node, connect: Connect, function: bytes
 ) -> None:
     worker = connect()
@@ -50,7 +50,19 @@ def test_status_lists_a_function_while_it_has_workers_or_jobs(
     assert shared_node.status(function) == (0, 0, 1)
     worker.send(wire.CANT_DO, function)
     worker.settle()
+    # An alarm on "no worker" goes on
+    assert shared_node.status(function) == (0, 0, 0)
+    assert worker.line(f"drop function {function.decode()}") == "OK"
     assert shared_node.status(function) is None
+
+
+def test_an_idle_function_is_forgotten_after_its_time(start_node: StartNode, connect: Connect) -> None:
+    node = start_node("--idle-function-seconds", "0.2")
+    worker = connect(node)
+    worker.can_do(b"f")
+    worker.send(wire.CANT_DO, b"f")
+    worker.settle()
+    eventually(lambda: node.status("f") is None)
 
 
 def test_status_never_goes_below_zero(shared_node: Node, connect: Connect, function: bytes) -> None:
