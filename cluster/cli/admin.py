@@ -6,6 +6,7 @@
 Works against gearmand; `maxqueues` needs a Gearfleet node, gearmand cannot say its limits.
 """
 
+import json
 import re
 import ssl
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ from types import TracebackType
 from typing import Final
 
 from client_ha.addresses import Server
+from cluster.cli.found_jobs import FoundJob, JobQuestion, QueuedJob, oldest_of
 from cluster.cli.peer import Peer, Unreachable
 
 ANSWER_SECONDS: Final = 10.0
+WORKER_BYTES_MAX: Final = 256 * 1024 * 1024  # a line of `workers`
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")  # gearmand has been seen with -1 running
 
 
@@ -52,6 +55,10 @@ class FunctionPriorities:
     low: int
     workers: int
 
+    @property
+    def waiting(self) -> int:
+        return self.high + self.normal + self.low
+
 
 @dataclass(frozen=True, slots=True)
 class Connected:
@@ -61,16 +68,6 @@ class Connected:
     address: str
     client_id: str
     functions: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedJob:
-    """One line of `show jobs`. `cancelled` jobs are only waiting to be forgotten."""
-
-    handle: str
-    retries: int
-    cancelled: bool
-    queued: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +142,8 @@ class Admin:
     def workers(self) -> list[Connected]:
         """Every connection."""
         connected = []
+        # One worker may have many thousands of functions, all on one line.
+        self._peer.line_bytes_max = WORKER_BYTES_MAX
         for line in self.table("workers"):
             # "FD ADDRESS CLIENT-ID : FUNCTION FUNCTION": the id may hold spaces.
             left, _, functions = line.partition(" :")
@@ -153,6 +152,36 @@ class Admin:
             names = tuple(name for name in functions.split(" ") if name)
             connected.append(Connected(descriptor, address, client_id, names))
         return connected
+
+    def unloaded_slots(self) -> int:
+        """How many slots the node leads whose jobs it does not count yet; 0 for other servers."""
+        try:
+            told = dict(line.split("\t", 1) for line in self.table("show slots"))
+            return int(told["led"]) - int(told["loaded"])
+        except (Refused, KeyError, ValueError):
+            return 0
+
+    def find_jobs(self, wanted: JobQuestion) -> list[FoundJob]:
+        """The jobs that fit, page by page; from gearmand, which tells less of a job, what it can tell."""
+        found: list[FoundJob] = []
+        start: int | None = 0
+        while start is not None and (wanted.limit is None or wanted.oldest or len(found) < wanted.limit):
+            try:
+                lines = list(self.table(f"jobs {wanted.words(start)}"))
+                *rows, end = [json.loads(line) for line in lines]
+                found += [FoundJob.read(row) for row in rows]
+                start = end["next"]
+            except Refused as refusal:
+                if refusal.text.startswith("UNKNOWN_COMMAND") and not wanted.narrow:
+                    return [FoundJob.of_gearmand(job) for job in self.jobs()][: wanted.limit]
+                raise
+            except (ValueError, KeyError, TypeError):
+                raise Unreachable(
+                    self.server, "it answered no list of jobs", "check that this is a Gearman server"
+                ) from None
+            if wanted.oldest:
+                found = oldest_of(found, wanted.limit)
+        return found[: wanted.limit]
 
     def jobs(self) -> list[QueuedJob]:
         """Every job on the server."""

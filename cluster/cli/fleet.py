@@ -1,23 +1,24 @@
-"""status, workers, jobs, cancel, maxqueue: look at servers and change what they hold."""
+"""status, workers, cancel, maxqueue: look at servers and change what they hold."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from client_ha.addresses import Server
 from cluster.cli import EXIT_FAILED
 from cluster.cli.admin import Admin, FunctionPriorities, FunctionStatus
-from cluster.cli.discover import Source, Told, ask_fleet
+from cluster.cli.discover import Heard, Silent, Source, Told, ask_fleet
 from cluster.cli.servers import Failed, Servers, ask_all, complain, server_options
 from cluster.cli.tables import say, show, show_json
 
 Row = TypeVar("Row")
+FUNCTIONS_SHOWN_MAX: Final = 50  # of one worker
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
-def _flat(told: Iterable[Told[list[Row]]]) -> list[tuple[Source, Row]]:
+def flat(told: Iterable[Told[list[Row]]]) -> list[tuple[Source, Row]]:
     return [(each.source, row) for each in told for row in each.answer]
 
 
@@ -25,7 +26,7 @@ def _by_server(answers: Iterable[tuple[Server, list[Row]]]) -> list[Told[list[Ro
     return [Told(Source(server), rows) for server, rows in answers]
 
 
-def _print(
+def print_rows(
     records: list[tuple[Source, Any]],
     columns: Sequence[str],
     cells: Callable[[Any], tuple[object, ...]],
@@ -33,13 +34,23 @@ def _print(
     as_json: bool,
     nothing: str,
     several: bool = False,
+    silent: Sequence[Silent] = (),
 ) -> None:
-    """One table for all servers; who said it is a column unless that is one server."""
+    """One table for all servers; who said it is a column unless that is one server.
+
+    Who did not answer has a row, too: a list that leaves somebody out must not look whole.
+    """
     if as_json:
-        show_json((source.columns, record) for source, record in records)
+        show_json(
+            ((source.columns, record) for source, record in records),
+            ({**each.source.columns, "fault": each.what} for each in silent),
+        )
         return
-    several = several or len({source for source, _ in records}) > 1
+    several = several or bool(silent) or len({source for source, _ in records}) > 1
     rows = [((str(source),) if several else ()) + cells(record) for source, record in records]
+    for each in silent:
+        blank = [""] * (len(columns) - 1)
+        rows.append((str(each.source), f"! did not answer: {each.what}", *blank))
     show((["Server"] if several else []) + list(columns), rows, nothing=nothing)
 
 
@@ -53,29 +64,30 @@ def status(servers: Servers, as_json: bool, priorities: bool, by_node: bool) -> 
 
     Waiting jobs without a worker are marked with a "!". One node of a fleet is enough to see all: the others
     are asked, too, and added up. Workers are those of the node that has the most of them, because a worker
-    registers with every node.
+    registers with every node. "No worker on" names nodes whose jobs wait while all who could do them are
+    connected elsewhere. A node that does not answer has a row, and sums are "incomplete" while it may have
+    jobs.
+
+    Exit codes: 0 also when some did not answer, 3 when none did.
     """
-    several = len(servers.addresses) > 1
-    if priorities:
-        waiting = _flat(ask_fleet(servers, Admin.priority_status))
-        _print(
-            sorted(waiting if by_node else _sums(waiting, add_priorities), key=_by_function),
-            ["Function", "High", "Normal", "Low", "Workers"],
-            _priority_cells,
-            as_json=as_json,
-            nothing="No functions: nobody has submitted a job or registered a worker yet.",
-            several=several or by_node,
-        )
-        return
-    counts = _flat(ask_fleet(servers, Admin.status))
-    _print(
-        sorted(counts if by_node else _sums(counts, add_status), key=_by_function),
-        ["Function", "Waiting", "Running", "Workers", ""],
-        status_cells,
+    heard: Heard[Any] = ask_fleet(servers, Admin.priority_status if priorities else Admin.status)
+    records = flat(heard.told)
+    if not by_node:
+        records = _sums(heard, add_priorities if priorities else add_status)
+    print_rows(
+        [(source, (source, row)) for source, row in sorted(records, key=_by_function)]
+        if not as_json
+        else sorted(records, key=_by_function),
+        ["Function", *(("High", "Normal", "Low") if priorities else ("Waiting", "Running")), "Workers", ""],
+        _priority_cells if priorities else status_cells,
         as_json=as_json,
         nothing="No functions: nobody has submitted a job or registered a worker yet.",
-        several=several or by_node,
+        several=len(servers.addresses) > 1 or by_node,
+        silent=heard.silent,
     )
+    for fleet in heard.maps if not as_json else ():
+        if heard.incomplete(fleet):
+            say(f"! incomplete: jobs {heard.missing(fleet)} are not counted", err=True)
 
 
 def add_status(one: FunctionStatus, other: FunctionStatus) -> FunctionStatus:
@@ -94,27 +106,58 @@ def add_priorities(one: FunctionPriorities, other: FunctionPriorities) -> Functi
     )
 
 
-def _sums(records: list[tuple[Source, Any]], add: Callable[[Any, Any], Any]) -> list[tuple[Source, Any]]:
+def _sums(heard: Heard[Any], add: Callable[[Any, Any], Any]) -> list[tuple[Source, Any]]:
     """The rows of a fleet's nodes added up; those of other servers as they are."""
-    sums: dict[tuple[Source, str], Any] = {}
-    for source, row in records:
-        key = (Source(fleet=source.fleet) if source.fleet else source, row.function)
+    sums: dict[tuple[str, str], Any] = {}
+    others: list[tuple[Source, Any]] = []
+    without: dict[tuple[str, str], list[str]] = {}
+    for source, row in flat(heard.told):
+        if not source.fleet:
+            others.append((source, row))
+            continue
+        key = (source.fleet, row.function)
         sums[key] = add(sums[key], row) if key in sums else row
-    return [(source, row) for (source, _), row in sums.items()]
+        if row.waiting and not row.workers:
+            without.setdefault(key, []).append(source.node)
+    incomplete = {fleet: heard.incomplete(fleet) for fleet in heard.maps}
+    return others + [
+        (
+            Source(
+                fleet=key[0],
+                incomplete=incomplete[key[0]],
+                no_worker_on=tuple(sorted(without.get(key, ()))) if row.workers else (),
+            ),
+            row,
+        )
+        for key, row in sums.items()
+    ]
 
 
 def _by_function(record: tuple[Source, Any]) -> tuple[str, str]:
     return record[1].function, str(record[0])
 
 
-def status_cells(row: FunctionStatus) -> tuple[object, ...]:
-    """A function's cells: name, waiting, running, workers, and a mark when nobody works on it."""
-    mark = "! no worker" if row.waiting and not row.workers else ""
-    return row.function, row.waiting, row.running, row.workers, mark
+def _mark(source: Source, row: FunctionStatus | FunctionPriorities) -> str:
+    """What is wrong with a function: nobody works on it, or not where its jobs are; or nobody knows all."""
+    marks = []
+    if row.waiting and not row.workers:
+        marks.append("no worker")
+    elif source.no_worker_on:
+        marks.append(f"no worker on {', '.join(source.no_worker_on)}")
+    if source.incomplete:
+        marks.append("incomplete")
+    return "! " + ", ".join(marks) if marks else ""
 
 
-def _priority_cells(row: FunctionPriorities) -> tuple[object, ...]:
-    return row.function, row.high, row.normal, row.low, row.workers
+def status_cells(record: tuple[Source, FunctionStatus]) -> tuple[object, ...]:
+    """A function's cells: name, waiting, running, workers, and a mark."""
+    source, row = record
+    return row.function, row.waiting, row.running, row.workers, _mark(source, row)
+
+
+def _priority_cells(record: tuple[Source, FunctionPriorities]) -> tuple[object, ...]:
+    source, row = record
+    return row.function, row.high, row.normal, row.low, row.workers, _mark(source, row)
 
 
 @click.command()
@@ -127,38 +170,23 @@ def workers(servers: Servers, as_json: bool, everyone: bool) -> None:
     One node of a fleet is enough: the others are asked, too. A worker is listed by each node that it is
     connected with.
     """
-    records = [r for r in _flat(ask_fleet(servers, Admin.workers)) if everyone or r[1].functions]
-    _print(
-        records,
+    heard = ask_fleet(servers, Admin.workers)
+    print_rows(
+        [record for record in flat(heard.told) if everyone or record[1].functions],
         ["Address", "Name", "Functions"],
-        lambda row: (row.address, row.client_id, " ".join(row.functions)),
+        lambda row: (row.address, row.client_id, _some(row.functions)),
         as_json=as_json,
         nothing="No connections." if everyone else "No workers. --all shows the other connections.",
         several=len(servers.addresses) > 1,
+        silent=heard.silent,
     )
 
 
-@click.command()
-@server_options()
-@json_option
-def jobs(servers: Servers, as_json: bool) -> None:
-    """Show every job on the servers.
-
-    Tries lost counts how often the job's worker went away before it was done. One node of a fleet is enough:
-    the others are asked, too.
-    """
-    _print(
-        _flat(ask_fleet(servers, Admin.jobs)),
-        ["Job", "State", "Tries lost"],
-        lambda row: (
-            row.handle,
-            "cancelled" if row.cancelled else "waiting" if row.queued else "running",
-            row.retries,
-        ),
-        as_json=as_json,
-        nothing="No jobs.",
-        several=len(servers.addresses) > 1,
-    )
+def _some(functions: Sequence[str]) -> str:
+    """The first functions of a worker: one with thousands must not push the others off the screen."""
+    left = len(functions) - FUNCTIONS_SHOWN_MAX
+    shown = " ".join(functions[:FUNCTIONS_SHOWN_MAX])
+    return f"{shown} … and {left:,} more (--json has all)" if left > 0 else shown
 
 
 @click.command()
@@ -203,12 +231,12 @@ def maxqueue(servers: Servers, as_json: bool, function: str | None, limits: tupl
         if not as_json:
             return
     try:
-        found = _flat(_by_server(ask_all(servers, Admin.maxqueues)))
+        found = flat(_by_server(ask_all(servers, Admin.maxqueues)))
     except Failed as failure:
         if "UNKNOWN_SHOW" in failure.message:
             raise Failed(f"{failure.message}: gearmand can set limits but not show them") from None
         raise
-    _print(
+    print_rows(
         [r for r in found if function is None or r[1].function == function],
         ["Function", "High", "Normal", "Low"],
         lambda row: (row.function, *(limit or "no limit" for limit in (row.high, row.normal, row.low))),

@@ -99,7 +99,8 @@ class Peer:
         self._decoder = Decoder(from_server=True, packet_bytes_max=ANSWER_BYTES_MAX)
         self._received: deque[tuple[int, bytes]] = deque()
         self._lines: deque[bytes] = deque()
-        self._unfinished = b""
+        self._unfinished = bytearray()
+        self.line_bytes_max = LINE_BYTES_MAX
 
     def __enter__(self) -> "Peer":
         return self
@@ -150,9 +151,13 @@ class Peer:
         while True:
             while self._lines:
                 yield self._lines.popleft().rstrip(b"\r").decode("utf-8", "backslashreplace")
-            *complete, self._unfinished = (self._unfinished + self._read_text()).split(b"\n")
-            self._lines.extend(complete)
-            if len(self._unfinished) > LINE_BYTES_MAX:
+            first, *complete = self._read_text().split(b"\n")
+            self._unfinished += first
+            if complete:
+                self._lines.append(bytes(self._unfinished))
+                self._lines.extend(complete[:-1])
+                self._unfinished = bytearray(complete[-1])
+            if len(self._unfinished) > self.line_bytes_max:
                 raise self._fault("it sent a line without end: is this a Gearman server?")
 
     def _read_text(self) -> bytes:

@@ -3,7 +3,8 @@
 import functools
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,6 +19,7 @@ from cluster.cli.peer import Unreachable, tls_context
 from cluster.wire.shown import for_terminal_lines
 
 SERVERS_DEFAULT: Final = "127.0.0.1:4730"
+ASKED_AT_A_TIME: Final = 32
 
 Answer = TypeVar("Answer")
 
@@ -142,43 +144,62 @@ def complain(text: str) -> None:
     click.echo(f"gearfleet: {for_terminal_lines(text)}", err=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A server that did not answer: what happened in a few words, and as a sentence with its remedy."""
+
+    server: Server
+    what: str
+    sentence: str
+
+
 def ask_all(servers: Servers, question: Callable[[Admin], Answer]) -> list[tuple[Server, Answer]]:
     """Ask every server; those that are down are named on standard error.
 
     Raises NoServer when none answered, Failed when one refused.
     """
-    answers, faults = _ask(servers, question)
+    answers, silences = ask_each(servers, question)
     if not answers:
-        raise NoServer("no server answered. " + ". ".join(faults))
-    for line in faults:
-        complain(line)
+        raise no_answer(silences)
+    for silence in silences:
+        complain(silence.sentence)
     return answers
 
 
-def ask_some(servers: Servers, question: Callable[[Admin], Answer]) -> list[tuple[Server, Answer]]:
-    """The same, and it may be that none answers."""
-    answers, faults = _ask(servers, question)
-    for line in faults:
-        complain(line)
-    return answers
+def no_answer(silences: Iterable[Silence]) -> NoServer:
+    return NoServer("no server answered. " + ". ".join(silence.sentence for silence in silences))
 
 
-def _ask(
+def ask_each(
     servers: Servers, question: Callable[[Admin], Answer]
-) -> tuple[list[tuple[Server, Answer]], list[str]]:
-    answers: list[tuple[Server, Answer]] = []
-    faults: list[str] = []
-    for server in servers.addresses:
+) -> tuple[list[tuple[Server, Answer]], list[Silence]]:
+    """Ask every server, all at a time: several that are silent take as long as one. Raises Failed."""
+
+    def ask(server: Server) -> tuple[Server, Answer] | Silence | Refused:
         try:
             with Admin(server, timeout_seconds=servers.timeout_seconds, tls=servers.tls) as admin:
-                answers.append((server, question(admin)))
+                answer = question(admin)
                 for line in admin.odd_lines:
                     complain(f"{server}: a line that is no row of its table was left out: {line[:200]!r}")
+                return server, answer
         except Unreachable as fault:
-            faults.append(str(fault))
+            return Silence(server, fault.what, str(fault))
         except Refused as refusal:
-            raise Failed(str(refusal)) from None
-    return answers, faults
+            return refusal
+
+    if not servers.addresses:
+        return [], []
+    answers: list[tuple[Server, Answer]] = []
+    silences: list[Silence] = []
+    with ThreadPoolExecutor(min(ASKED_AT_A_TIME, len(servers.addresses))) as pool:
+        for told in pool.map(ask, servers.addresses):
+            if isinstance(told, Silence):
+                silences.append(told)
+            elif isinstance(told, Refused):
+                raise Failed(str(told)) from None
+            else:
+                answers.append(told)
+    return answers, silences
 
 
 __all__ = [
@@ -186,10 +207,12 @@ __all__ = [
     "Failed",
     "NoServer",
     "Servers",
+    "Silence",
     "addresses",
     "ask_all",
-    "ask_some",
+    "ask_each",
     "client_tls",
     "complain",
+    "no_answer",
     "server_options",
 ]

@@ -7,8 +7,8 @@ strangers, and none of them reaches the terminal as more than something to read.
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import click
 from rich import box
@@ -19,7 +19,9 @@ from rich.text import Text
 from cluster.wire.shown import for_json, for_terminal, for_terminal_lines
 
 # Written to a file or pipe there is no terminal to fit: rows must not be cut to 80 columns.
-PIPE_COLUMNS = 1000
+PIPE_COLUMNS: Final = 1000
+# More rows than that are for a pager or grep, and fitting them to the terminal would take a minute.
+FITTED_ROWS_MAX: Final = 1000
 
 
 def console() -> Console:
@@ -51,16 +53,38 @@ def _cell(value: object) -> Text:
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, nothing: str) -> None:
     """Print a table, or a sentence when it has no rows."""
-    if rows:
+    if not rows:
+        say(nothing)
+    elif sys.stdout.isatty() and len(rows) <= FITTED_ROWS_MAX:
         console().print(table(columns, rows))
     else:
-        say(nothing)
+        click.echo("\n".join(plain(columns, rows)))
 
 
-def show_json(records: Iterable[tuple[Mapping[str, str], Any]]) -> None:
-    """Print dataclasses as a JSON list of objects, each with who said it before it."""
-    rows = [{**source, **dataclasses.asdict(record)} for source, record in records]
-    print_json(rows)
+def plain(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """The same table as lines that are as wide as they need to be, at the cost of a few operations a cell."""
+    texts = [
+        [f"{cell:,}" if isinstance(cell, int) else for_terminal(str(cell)) for cell in row] for row in rows
+    ]
+    widths = [max(len(column), max(len(row[index]) for row in texts)) for index, column in enumerate(columns)]
+    right = [all(isinstance(row[index], int) for row in rows) for index in range(len(columns))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(cells, widths, right, strict=True)
+        ).rstrip()
+
+    yield line(columns)
+    yield "─" * (sum(widths) + 2 * (len(widths) - 1))
+    yield from map(line, texts)
+
+
+def show_json(
+    records: Iterable[tuple[Mapping[str, object], Any]], others: Iterable[Mapping[str, object]] = ()
+) -> None:
+    """Print dataclasses as a JSON list of objects, each with who said it before it; then other objects."""
+    print_json([*({**source, **dataclasses.asdict(record)} for source, record in records), *others])
 
 
 def print_json(value: Any) -> None:

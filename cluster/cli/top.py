@@ -18,8 +18,8 @@ from rich.text import Text
 from client_ha.addresses import Server
 from cluster.cli import EXIT_NO_SERVER
 from cluster.cli.admin import Admin, FunctionStatus, Refused, Unreachable
-from cluster.cli.discover import whole_fleets
-from cluster.cli.servers import Servers, server_options
+from cluster.cli.discover import Followed
+from cluster.cli.servers import Servers, ask_each, server_options
 from cluster.cli.tables import console, table
 from cluster.wire.shown import for_terminal
 
@@ -34,31 +34,31 @@ class Look:
 
     server: Server
     version: str = ""
-    connections: int = 0
+    connections: int | None = None
     functions: tuple[FunctionStatus, ...] = ()
     fault: str = ""
+    unloaded: int = 0  # slots whose jobs it does not count yet
 
 
 def look(servers: Servers) -> list[Look]:
-    """Ask every server once."""
-    looks = []
-    for server in servers.addresses:
+    """Ask every server once, all at a time."""
+
+    def ask(admin: Admin) -> Look:
         try:
-            with Admin(server, timeout_seconds=servers.timeout_seconds, tls=servers.tls) as admin:
-                looks.append(
-                    Look(
-                        server,
-                        admin.line("version"),
-                        # The connection that asks is none of the fleet's.
-                        max(0, len(admin.workers()) - 1),
-                        tuple(admin.status()),
-                    )
-                )
-        except Unreachable as fault:
-            looks.append(Look(server, fault=fault.what))
+            version, functions = admin.line("version"), tuple(admin.status())
+            unloaded = admin.unloaded_slots()
         except Refused as refusal:
-            looks.append(Look(server, fault=refusal.text))
-    return looks
+            return Look(admin.server, fault=refusal.text)
+        try:
+            # The connection that asks is none of the fleet's.
+            connections: int | None = max(0, len(admin.workers()) - 1)
+        except (Unreachable, Refused):
+            connections = None  # the queues are what is looked at here
+        return Look(admin.server, version, connections, functions, unloaded=unloaded)
+
+    answers, silences = ask_each(servers, ask)
+    looks = dict(answers) | {each.server: Look(each.server, fault=each.what) for each in silences}
+    return [looks[server] for server in servers.addresses]
 
 
 def screen(looks: list[Look], rows_max: int | None = None) -> Group:
@@ -68,19 +68,25 @@ def screen(looks: list[Look], rows_max: int | None = None) -> Group:
         [
             (
                 look.server,
-                look.version or look.fault,
-                look.connections,
-                sum(function.waiting for function in look.functions),
-                sum(function.running for function in look.functions),
+                look.version or f"! {look.fault}",
+                "?" if look.connections is None else f"{look.connections:,}",
+                "?" if look.fault else f"{sum(function.waiting for function in look.functions):,}",
+                "?" if look.fault else f"{sum(function.running for function in look.functions):,}",
             )
             for look in looks
         ],
     )
+    for column in servers.columns[2:]:
+        column.justify = "right"
+    silent = sum(bool(look.fault) for look in looks)
+    notes = [f"{silent} of {len(looks)} servers did not answer"] if silent else []
+    notes += [f"{look.server} cannot serve {look.unloaded:,} slots yet" for look in looks if look.unloaded]
+    note = f"! incomplete: {', '.join(notes)}" if notes else ""
     functions = sorted(_sums(looks), key=lambda f: (-f.waiting, -f.running, f.function))
     shown = functions if rows_max is None else functions[: max(1, rows_max)]
     left = len(functions) - len(shown)
     more = Text(f"… and {left} more" if left else "", style="dim")
-    return Group(servers, Text(), _function_table(shown), more)
+    return Group(servers, Text(note, style="bold red"), _function_table(shown), more)
 
 
 def _sums(looks: list[Look]) -> list[FunctionStatus]:
@@ -132,10 +138,10 @@ def top(servers: Servers, interval: float, once: bool) -> int:
 
     The longest queue comes first; one that nobody works on is red. Workers are those of the server that has
     the most of them, because a worker registers with every server. One node of a fleet is enough: the others
-    are found when this begins.
+    are found, also those that come and go while this runs.
     """
-    servers = whole_fleets(servers)
-    looks = look(servers)
+    followed = Followed(servers)
+    looks = look(followed.look())
     if once or not sys.stdout.isatty():
         console().print(screen(looks))
         return 0 if any(not look.fault for look in looks) else EXIT_NO_SERVER
@@ -150,7 +156,7 @@ def top(servers: Servers, interval: float, once: bool) -> int:
         Live(fitted(), console=terminal, screen=True, auto_refresh=False) as live,
     ):
         while not _quit_pressed(interval):
-            looks = look(servers)
+            looks = look(followed.look())
             live.update(fitted(), refresh=True)
     return 0
 

@@ -128,9 +128,20 @@ class AdminVerbs:
                 )
                 + END
             )
+        if what == [b"slots"]:
+            return self._show_slots()
         if not what:
             return _incomplete(b"show")
         return b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"
+
+    def _show_slots(self) -> bytes:
+        """How many slots this node leads, and in how many of them its jobs are in its tables: while that is
+        less, as when too few copies answer after a takeover, `status` counts too few jobs."""
+        fleet = self._context.fleet
+        slots = self._context.log.slots
+        led = range(len(slots)) if fleet is None else fleet.replicator.leads
+        loaded = sum(slots[index].serving or (fleet is not None and fleet.is_paused(index)) for index in led)
+        return b"led\t%d\nloaded\t%d\n" % (len(led), loaded) + END
 
     def _jobs(self, connection: Connection, words: list[bytes]) -> bytes:
         """jobs [KEY=VALUE …]: a JSON object for each job, then one that says where the next page begins."""

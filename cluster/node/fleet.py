@@ -285,7 +285,8 @@ class Fleet:
             fleet_map, members = self.view.map, self.view.members
             names: list[str] = []
             if fleet_map is not None:
-                names = sorted({*members, *(row.primary for row in fleet_map.slots)})
+                # Those that are away and have a copy, too: who adds up what nodes say has to know of them.
+                names = sorted({*members, *fleet_map.names.values(), *(r.primary for r in fleet_map.slots)})
             index = {name: position for position, name in enumerate(names)}
             nodes = []
             for name in names:
@@ -597,6 +598,10 @@ class Fleet:
                 group.promises.add(slot_index)
                 self._paused[slot_index] = (group.number, now)
                 self._own_slots_stale = True
+
+    def is_paused(self, slot_index: int) -> bool:
+        """Whether the slot is being handed over; its jobs are still here."""
+        return slot_index in self._paused
 
     def _resume(self, slots: Iterable[int]) -> None:
         context = self._context

@@ -65,7 +65,7 @@ def test_a_job_is_listed_and_cancelled_once(
     with server.connect() as client:
         handle = client.submit(function, background=True).decode()
     listed = json.loads(gearfleet("jobs", "--json", "-s", server.address).out)
-    assert [row["queued"] for row in listed if row["handle"] == handle] == [True]
+    assert [row["state"] for row in listed if row["handle"] == handle] == ["waiting"]
 
     ended = gearfleet("cancel", handle, "H:nowhere:1", "-s", server.address)
 

@@ -82,9 +82,13 @@ def test_one_node_is_enough_to_see_the_jobs_of_all(
         worker.can_do(function)
         worker.settle()
         rows = [row for row in json.loads(gearfleet("status", "--json", *at).out) if row["function"] == name]
-        assert rows == [{"fleet": "test", "function": name, "total": 30, "running": 0, "workers": 1}]
+        # Jobs wait on nodes where nobody works on them.
+        elsewhere = {"no_worker_on": ["a", "c"]}
+        assert rows == [
+            {"fleet": "test", **elsewhere, "function": name, "total": 30, "running": 0, "workers": 1}
+        ]
         lines = gearfleet("status", *at).out.decode().splitlines()
-        assert lines[2].split() == [name, "30", "0", "1"]
+        assert lines[2].split() == [name, "30", "0", "1", "!", "no", "worker", "on", "a,", "c"]
         rows = json.loads(gearfleet("status", "--by-node", "--json", *at).out)
         counts = {row["node"]: row["total"] for row in rows if row["function"] == name}
         assert set(counts) <= {"a", "b", "c"}
@@ -106,6 +110,83 @@ def test_one_node_is_enough_to_see_the_jobs_of_all(
     with fleet.connect("b") as worker:
         handles = [row["handle"] for row in json.loads(gearfleet("jobs", "--json", *at).out)]
         assert gearfleet("cancel", *handles, *at).code == 0
+
+
+def test_all_of_one_job_is_told_from_any_node(fleet: Fleet, gearfleet: RunCommand, function: bytes) -> None:
+    name, at = function.decode(), ["-s", fleet.nodes["a"].address]
+    with fleet.connect("b") as client:
+        handle = client.submit(function, b"payload", unique=b"the-one", background=True).decode()
+    for words in ([handle], ["the-one", "--function", name], ["the-one"]):
+        (told,) = json.loads(gearfleet("job", *words, "--json", *at).out)
+        assert (told["handle"], told["unique"], told["state"]) == (handle, "the-one", "waiting")
+        assert told["leader"] == told["node"]
+    text = gearfleet("job", handle, *at).out.decode()
+    assert f"Led by:     {told['leader']}" in text
+    assert "Payload:    7 bytes" in text
+    assert gearfleet("cancel", handle, *at).code == 0
+    ended = gearfleet("job", handle, *at)
+    assert (ended.code, ended.out) == (1, b"")
+    assert f"no job {handle}".encode() in ended.err
+
+
+def test_nodes_that_do_not_answer_have_rows_and_the_sum_is_incomplete(
+    fleet: Fleet, gearfleet: RunCommand, function: bytes
+) -> None:
+    name, at = function.decode(), ["-s", fleet.nodes["a"].address, "--timeout", "1"]
+    with fleet.connect("a") as client:
+        for number in range(30):
+            client.submit(function, unique=b"%d" % number, background=True)
+    for frozen in "bc":  # one alone takes nothing over
+        fleet.freeze(frozen)
+    try:
+        ended = gearfleet("status", *at)
+        assert ended.code == 0
+        text = ended.out.decode()
+        assert next(line for line in text.splitlines() if name in line).endswith("! no worker, incomplete")
+        silent = [line.split()[0] for line in text.splitlines() if "! did not answer: " in line]
+        assert sorted(silent) == ["b", "c"]
+        assert b"! incomplete: jobs on b, on c" in ended.err
+        told = json.loads(gearfleet("status", "--json", *at).out)
+        assert [row["incomplete"] for row in told if row.get("function") == name] == [True]
+        assert sorted(row["node"] for row in told if "fault" in row) == ["b", "c"]
+        for command in ("jobs", "workers"):
+            assert gearfleet(command, *at).out.decode().count("! did not answer") == 2
+        assert "! incomplete: " in gearfleet("top", "--once", *at).out.decode()
+    finally:
+        for frozen in "bc":
+            fleet.wake(frozen)
+    fleet.wait_until_in_sync()
+    rows = json.loads(gearfleet("status", "--json", *at).out)
+    assert [(row["total"], row.get("incomplete")) for row in rows if row["function"] == name] == [(30, None)]
+    handles = [row["handle"] for row in json.loads(gearfleet("jobs", "-f", name, "--json", *at).out)]
+    assert len(handles) == 30
+    assert gearfleet("cancel", *handles, *at).code == 0
+
+
+def test_a_sum_is_whole_again_when_a_dead_node_was_taken_over(
+    fleet: Fleet, gearfleet: RunCommand, function: bytes
+) -> None:
+    name, at = function.decode(), ["-s", fleet.nodes["a"].address]
+    with fleet.connect("a") as client:
+        for number in range(30):
+            client.submit(function, unique=b"%d" % number, background=True)
+    fleet.kill("c")
+
+    def whole() -> bool:
+        rows = json.loads(gearfleet("status", "--json", *at).out)
+        (row,) = [row for row in rows if row.get("function") == name]
+        # At no moment less than all without saying so.
+        assert row["total"] == 30 or row["incomplete"]
+        return row["total"] == 30 and not row.get("incomplete")
+
+    eventually(whole)
+    handles = [
+        row["handle"]
+        for row in json.loads(gearfleet("jobs", "-f", name, "--json", *at).out)
+        if "handle" in row
+    ]
+    assert len(handles) == 30
+    assert gearfleet("cancel", *handles, *at).code == 0
 
 
 def test_a_drained_node_leads_nothing_and_ends(fleet: Fleet, gearfleet: RunCommand) -> None:
