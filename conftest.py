@@ -8,12 +8,14 @@ import pytest
 
 pytest.register_assert_rewrite("tests.support")
 
+from tests.support.ending import end_with_this_process  # noqa: E402
 from tests.support.machine import NEEDS  # noqa: E402
 
 
 def pytest_configure() -> None:
     """A shell lets what it starts in the background ignore Ctrl-C, nohup a terminal that closes, and so would
-    all that tests interrupt."""
+    all that tests interrupt. What a killed run had started ends, too."""
+    end_with_this_process()
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:

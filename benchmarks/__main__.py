@@ -9,6 +9,7 @@ from types import ModuleType
 import benchmarks
 from benchmarks import fleet, kills, latency, memory, million, report, throughput
 from benchmarks.servers import ServerFailed
+from tests.support.ending import end_with_this_process
 
 COMMANDS: dict[str, ModuleType] = {
     "throughput": throughput,
@@ -44,6 +45,7 @@ def main() -> int:
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # servers and directories are cleaned up then, too
+    end_with_this_process()
     chosen = QUICK if options.command == "quick" else (sys.argv[1:],)
     try:
         return max([_run(parser, arguments) for arguments in chosen])

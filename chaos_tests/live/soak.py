@@ -25,6 +25,7 @@ from chaos_tests.live.proxies import bandwidth, latency, limit_data, reset_peer,
 from chaos_tests.live.workload import Shape, Workload
 from cluster.drill.checker import Verdict
 from cluster.drill.report import show
+from tests.support.ending import end_with_this_process
 from tests.support.fleet import FLEET_SECONDS
 
 REPORT: Final = Path("chaos-output/soak")
@@ -212,6 +213,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=2500.0, help="submits a second, at most")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     chosen = parser.parse_args()
+    end_with_this_process()
     verdict = run(chosen.jobs, chosen.minutes, chosen.seed, chosen.rate)
     show(verdict, Console())
     print(f"the picture: {REPORT}/report.html")

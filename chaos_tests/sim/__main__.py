@@ -11,6 +11,7 @@ from chaos_tests.sim.hunt import fresh_seeds, hunt
 from chaos_tests.sim.limits import SEED_SECONDS_MAX, Hangs, limited
 from chaos_tests.sim.shrink import DIES, HANGS, Failure, numbers_of, shrink
 from chaos_tests.sim.worlds import STEPS, WORLDS, play
+from tests.support.ending import end_with_this_process
 
 
 def main() -> int:
@@ -34,6 +35,7 @@ def main() -> int:
         "--shrink-seconds", type=float, default=30.0, help="for each seed that fails (default %(default)s)"
     )
     options = parser.parse_args()
+    end_with_this_process()
     if options.seed is not None:
         kept = numbers_of(options.keep) if options.keep else range(1, options.steps + 1)
         skip = frozenset(range(1, options.steps + 1)) - frozenset(kept)

@@ -32,6 +32,7 @@ from typing import Final, NamedTuple
 from chaos_tests.sim.hunt import few_collections
 from chaos_tests.sim.worlds import STEPS, WORLDS, Broken, play
 from cluster.replication.replicator import ProtocolBroken
+from tests.support.ending import end_with_this_process
 
 
 class DoesNotApply(Exception):
@@ -193,6 +194,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default %(default)s)")
     parser.add_argument("--seeds", type=int, help="instead of the number that each is allowed")
     options = parser.parse_args()
+    end_with_this_process()
     chosen = [
         wanted
         for wanted in MUTATIONS

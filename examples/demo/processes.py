@@ -1,5 +1,6 @@
 """etcd, the nodes and the workers as processes."""
 
+import functools
 import http.client
 import importlib.util
 import json
@@ -40,8 +41,20 @@ def free_port() -> int:
     raise DemoFailed(f"no free port between {_PORTS.start} and {_PORTS.stop}")
 
 
+@functools.cache
+def _ending_with_the_demo() -> list[str]:
+    """What a command begins with so that its process is killed when the demo is; nothing where util-linux is
+    missing."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return []
+    words = [setpriv, "--pdeathsig", "KILL", "--"]
+    return words if subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0 else []
+
+
 class Process:
-    """A child with a log file, in a process group of its own, so that Ctrl-C reaches the demo alone."""
+    """A child with a log file, in a process group of its own, so that Ctrl-C reaches the demo alone. It does
+    not outlive the demo, even when that is killed."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         self.name = name
@@ -64,7 +77,7 @@ class Process:
         self.may_end = False
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
-                self._command,
+                [*_ending_with_the_demo(), *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

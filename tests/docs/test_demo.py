@@ -18,6 +18,8 @@ from cluster.drill.history import History
 from examples.demo import pictures, tally
 from examples.demo.__main__ import main
 from examples.demo.callers import THUMBNAILS, WIDTHS_MAX, WIDTHS_MIN, Acknowledged, Promises, widths
+from tests.support import eventually, need_command
+from tests.support.ending import runs
 from tests.support.etcd import needs_etcd
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,22 @@ def test_ctrl_c_ends_the_demo_and_all_its_processes(demo: subprocess.Popen[str],
     assert list(scratch.iterdir()) == []
     for process_id in process_ids(output):
         assert_gone(process_id)
+
+
+@needs_etcd()
+def test_a_killed_demo_leaves_no_process(demo: subprocess.Popen[str]) -> None:
+    assert demo.stdout is not None
+    need_command("setpriv")
+    output = ""
+    while "workers: process" not in output:
+        line = demo.stdout.readline()
+        assert line, output
+        output += line
+
+    demo.kill()
+
+    for process_id in process_ids(output):
+        eventually(lambda number=process_id: not runs(number))
 
 
 def results(output: Path) -> dict[str, str]:

