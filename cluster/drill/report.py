@@ -17,6 +17,7 @@ from rich.text import Text
 from cluster.drill.checker import Finding, Verdict
 from cluster.drill.history import Event, History, Kind
 from cluster.drill.timeline import FINDINGS, Timeline, clean, clock, count, counts_of, fault_name, span
+from cluster.wire.shown import for_terminal
 
 FINDINGS_SHOWN: Final = 50  # of each kind, in the HTML file
 FINDINGS_IN_JSON: Final = 1_000  # of each kind
@@ -55,7 +56,7 @@ def as_text(verdict: Verdict) -> Group:
             took = NOT_NOTICED if seconds is None else span(seconds)
             table.add_row(Text(fault.text), Text(", ".join(fault.touches)), Text(took, justify="right"))
         parts.append(table)
-    parts += [Text(f"problem: {problem}", style="bold red") for problem in verdict.problems]
+    parts += [Text(for_terminal(f"problem: {problem}"), style="bold red") for problem in verdict.problems]
     return Group(*parts)
 
 

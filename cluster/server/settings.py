@@ -644,8 +644,8 @@ class Settings(BaseSettings):
     def _handle_prefix(cls, prefix: str, info: ValidationInfo) -> str:
         # Without a valid name there is an error already; this one has nothing to add.
         prefix = prefix or f"H:{info.data.get('name', 'node')}"
-        if any(character.isspace() or character == "\0" for character in prefix):
-            raise ValueError("leave out spaces, line ends and NUL")
+        if any(character.isspace() or not character.isprintable() for character in prefix):
+            raise ValueError("leave out spaces, line ends, NUL and what else does not print")
         if len(prefix.encode()) > HANDLE_PREFIX_BYTES_MAX:
             raise ValueError(
                 f"it has {len(prefix.encode())} bytes; use at most {HANDLE_PREFIX_BYTES_MAX}, "

@@ -81,6 +81,7 @@ def test_sizes_are_read_as_people_write_them(text: str, size_bytes: int) -> None
         ({"max_payload_bytes": "64X"}, "--max-payload cannot be '64X': give a size such as 64M"),
         ({"name": "a b"}, "--name cannot be 'a b': give 1 to 32 letters, digits"),
         ({"handle_prefix": "a b"}, "leave out spaces"),
+        ({"handle_prefix": "a\x1b[31m"}, "what else does not print"),
         ({"handle_prefix": "ü" * 19}, "it has 38 bytes; use at most 36"),
         ({"tls_certificate": "c"}, "set tls_key too"),
         ({"tls_key": "k"}, "set tls_certificate too"),

@@ -31,6 +31,16 @@ def echo(job: JobContext) -> bytes:
     return job.payload
 
 
+def test_a_sha_256_in_hex_is_a_key(server: Server, patient: Timing) -> None:
+    worker = HAWorker(server.address, timing=patient)
+    worker.task("key")(lambda job: job.unique)
+    with worker, HAClient(server.address, timing=patient) as client:
+        unique = "0123456789abcdef" * 4
+        job = client.submit("key", b"", unique=unique)
+        # gearmand takes it, and cuts it
+        assert unique.encode().startswith(job.result(timeout=10))
+
+
 def test_a_foreground_job_reports_and_returns(server: Server, patient: Timing) -> None:
     heard: list[str] = []
     worker = HAWorker(server.address, client_id="reporter", timing=patient)

@@ -255,6 +255,25 @@ def test_the_longest_names_are_taken(verb: int) -> None:
     assert len(handle) <= wire.HANDLE_BYTES_MAX
 
 
+def test_a_sha_256_in_hex_is_a_unique_that_is_kept_whole() -> None:
+    # Given two keys that differ in their last letter only, which gearmand cuts off
+    bench = Bench()
+    client = bench.peer()
+    keys = [b"0123456789abcdef" * 3 + b"0123456789abcde" + last for last in (b"f", b"0")]
+    handles = [client.ask(wire.SUBMIT_JOB_BG, b"f", key, b"")[0][1] for key in keys]
+    assert handles[0] != handles[1]
+    due = b"%d" % (bench.wall + 60)
+    ((_, timed),) = client.ask(wire.SUBMIT_JOB_EPOCH, b"g", keys[0], due, b"")
+    # Then they are found, given out and restored by all of it
+    restored = bench.killed()
+    again = restored.peer()
+    assert [again.ask(wire.SUBMIT_JOB_BG, b"f", key, b"")[0][1] for key in keys] == handles
+    assert again.ask(wire.SUBMIT_JOB_EPOCH, b"g", keys[0], due, b"") == [(wire.JOB_CREATED, timed)]
+    assert again.ask(wire.GET_STATUS_UNIQUE, keys[1])[0][1:3] == (keys[1], b"1")
+    worker = restored.worker(b"f")
+    assert [worker.ask(wire.GRAB_JOB_UNIQ)[0][3] for _ in keys] == keys
+
+
 @pytest.mark.parametrize("verb", [wire.SUBMIT_REDUCE_JOB, wire.SUBMIT_REDUCE_JOB_BACKGROUND])
 @pytest.mark.parametrize(("reducer", "aggregate"), [(512, 0), (0, 512), (70_000, 70_000)])
 def test_an_over_long_reducer_is_refused(bench: Bench, verb: int, reducer: int, aggregate: int) -> None:

@@ -115,6 +115,16 @@ class TestClientAndWorker:
         # Then the highest comes first
         assert order == [b"high", b"normal", b"low"]
 
+    def test_a_worker_takes_jobs_with_keys_of_64_bytes(
+        self, shared_node: Node, gearman: RunProgram, connect: Connect, function: bytes
+    ) -> None:
+        gearman("-w", "-f", function.decode(), "--", "cat")
+        wait_for_workers(shared_node, function)
+        client = connect()
+        for unique in (b"0123456789abcdef" * 4, b"f" * 64):
+            handle = client.submit(function, b"payload", unique)
+            client.expect(wire.WORK_COMPLETE, handle, b"payload")
+
     def test_clients_with_one_unique_share_one_run(
         self, shared_node: Node, gearman: RunProgram, connect: Connect, function: bytes
     ) -> None:

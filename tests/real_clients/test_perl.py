@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,6 +206,42 @@ class TestWorker:
         handle = peer.submit(function, b"payload")
         peer.expect(wire.WORK_STATUS, handle, b"1", b"2")
         peer.expect(wire.WORK_COMPLETE, handle, handle + b" payload")
+
+    def test_progress_may_be_a_fraction_and_a_percentage(
+        self, worker: StartWorker, connect: Connect, function: bytes
+    ) -> None:
+        # Given a worker that an ERROR would end, and that says its progress as people do
+        worker("""
+            $job->set_status(0.5, 1);
+            $job->set_status('50%', '');
+            $job->set_status(-1, 100);
+            return 'done';
+        """)
+        peer = connect()
+        for _ in range(2):
+            handle = peer.submit(function, b"")
+            for numbers in ((b"0.5", b"1"), (b"50%", b""), (b"-1", b"100")):
+                peer.expect(wire.WORK_STATUS, handle, *numbers)
+            peer.expect(wire.WORK_COMPLETE, handle, b"done")
+
+    def test_a_prefix_and_its_tab_are_part_of_the_name(
+        self, perl: Perl, run_program: RunProgram, shared_node: Node, connect: Connect, function: bytes
+    ) -> None:
+        perl(
+            WORKER + "$worker->prefix('site'); $worker->register_function($function, sub { 'done' }); "
+            "$worker->work while 1;"
+        )
+        name = b"site\t" + function
+        wait_for_workers(shared_node, name)
+        # A job of that name is its own, and gearfleet's tables show it among the others
+        peer = connect()
+        handle = peer.submit(name, b"")
+        peer.expect(wire.WORK_COMPLETE, handle, b"done")
+        gearfleet = str(Path(sys.executable).with_name("gearfleet"))
+        listed = run_program(gearfleet, "status", "--json", "-s", shared_node.address).output()
+        assert {"function": name.decode(), "workers": 1}.items() <= next(
+            row for row in json.loads(listed) if row["function"].endswith(function.decode())
+        ).items()
 
     def test_its_death_is_an_exception_and_no_error_follows(
         self, worker: StartWorker, connect: Connect, function: bytes

@@ -166,7 +166,7 @@ class ServerProcess:
         """(total, running, workers) of a function, None when it is not listed."""
         name = function if isinstance(function, str) else function.decode()
         for row in self.table("status"):
-            listed, total, running, workers = row.split("\t")
+            listed, total, running, workers = row.rsplit("\t", 3)
             if listed == name:
                 return int(total), int(running), int(workers)
         return None
