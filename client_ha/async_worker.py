@@ -85,7 +85,6 @@ class AsyncHAWorker(BaseWorker):
 
         async def work(run: Run) -> None:
             limit = run.task.timeout_seconds
-            packet: bytes | None
             try:
                 async with asyncio.timeout(None if limit is None else limit + TIMEOUT_GRACE_SECONDS) as watch:
                     output = await run.task.handler(run.context)

@@ -22,10 +22,12 @@ A task of a worker may raise JobFailed (WORK_FAIL) and Retry itself.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from client_ha.job import BaseJob
+
+RETRY_AFTER_SECONDS_MAX: Final = 86_400  # a day; servers take no more
 
 
 class GearfleetError(Exception):
@@ -141,7 +143,17 @@ class JobLost(JobError):
 class Retry(GearfleetError):
     """Raised by a worker's task to give its job back to the server, which hands it to a worker again.
 
-    Gearman has no packet for it: the worker closes the connection that the job came on, as soon as no
-    other job runs on it, and connects again. The server counts it as a failed try (gearmand:
-    --job-retries).
+    The server counts it as a failed try (`--job-retries`). A job that comes back again and again waits ever
+    longer, up to five minutes; with `after` it waits at least so many seconds.
+
+    Gearman has no packet for it. To a stock server the worker closes the connection that the job came on, as
+    soon as no other job runs on it, and connects again; `after` is without effect there.
     """
+
+    def __init__(self, message: str = "", *, after: float | None = None) -> None:
+        if after is not None and not (
+            isinstance(after, int | float) and 0 <= after <= RETRY_AFTER_SECONDS_MAX
+        ):
+            raise InvalidArgument(f"after={after}: must be between 0 and {RETRY_AFTER_SECONDS_MAX:g} seconds")
+        super().__init__(message)
+        self.after = after

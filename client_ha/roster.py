@@ -31,7 +31,14 @@ from client_ha.log import logger
 from client_ha.slot_map import BadMap, SlotMap, parse_map
 from client_ha.timing import Timing, backoff_seconds
 from cluster.wire import request
-from cluster.wire.packets import GET_MAP, INVALID_COMMAND, OPTION_GEARFLEET, OPTION_REQ, UNKNOWN_OPTION
+from cluster.wire.packets import (
+    GET_MAP,
+    INVALID_COMMAND,
+    OPTION_GEARFLEET,
+    OPTION_GIVE_BACK,
+    OPTION_REQ,
+    UNKNOWN_OPTION,
+)
 
 _GET_MAP: Final = request(GET_MAP)
 
@@ -39,12 +46,13 @@ _GET_MAP: Final = request(GET_MAP)
 class RosterPeer:
     """What is known of the server at the other end of one connection."""
 
-    __slots__ = ("alone", "granted", "in_fleet", "link", "node", "options")
+    __slots__ = ("alone", "granted", "heeds_give_back", "in_fleet", "link", "node", "options")
 
     def __init__(self) -> None:
         self.link: Link | None = None
         self.options: deque[bytes] = deque()  # asked for, not answered; answers keep the order
         self.granted = False  # the option "gearfleet": the extension's packets may be used
+        self.heeds_give_back = False  # GIVE_BACK may be used
         self.in_fleet = False  # it has sent a fleet's map
         self.alone = False  # it has said that it is in none
         self.node: str | None = None  # its name in the map
@@ -147,6 +155,9 @@ class Roster:
             # What was asked for before and not answered never will be.
             while peer.options.popleft() != option:
                 pass
+        if option == OPTION_GIVE_BACK:
+            peer.heeds_give_back = True
+            return
         if option == OPTION_GEARFLEET:
             peer.granted = True
             if self._follow_map:

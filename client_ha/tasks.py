@@ -8,12 +8,21 @@ from client_ha.errors import InvalidArgument, JobFailed, Retry
 from client_ha.flight import function_bytes
 from client_ha.log import error_text, logger
 from cluster.wire import request
-from cluster.wire.packets import CAN_DO, CAN_DO_TIMEOUT, WORK_COMPLETE, WORK_EXCEPTION, WORK_FAIL
+from cluster.wire.packets import (
+    CAN_DO,
+    CAN_DO_TIMEOUT,
+    GIVE_BACK,
+    MAGIC_REQUEST,
+    WORK_COMPLETE,
+    WORK_EXCEPTION,
+    WORK_FAIL,
+)
 
 TIMEOUT_SECONDS_MIN: Final = 1.0  # gearmand takes nothing shorter
 TIMEOUT_SECONDS_MAX: Final = 2_000_000.0  # its milliseconds must fit in 31 bits
 # A text beyond what servers take would end the connection, and the job would come again and again.
 EXCEPTION_TEXT_BYTES_MAX: Final = 64 * 1024
+_GIVE_BACK: Final = MAGIC_REQUEST + GIVE_BACK.to_bytes(4, "big")
 
 Handler = TypeVar("Handler", bound=Callable[..., object])
 
@@ -59,8 +68,13 @@ def completed(handle: bytes, output: object) -> bytes:
     return request(WORK_COMPLETE, handle, data)
 
 
-def raised(handle: bytes, function: bytes, error: BaseException) -> bytes | None:
-    """The packet for what a handler raised; None means: give the job back. It raises nothing itself.
+def gives_back(packet: bytes) -> bool:
+    """Whether what a run ended with is no result: the job is to run again."""
+    return packet.startswith(_GIVE_BACK)
+
+
+def raised(handle: bytes, function: bytes, error: BaseException) -> bytes:
+    """The packet for what a handler raised. It raises nothing itself.
 
     The exception is somebody else's code: its text, its class's name and even `__class__` may raise.
     """
@@ -68,7 +82,8 @@ def raised(handle: bytes, function: bytes, error: BaseException) -> bytes | None
     kind = type(error)
     if issubclass(kind, Retry):
         logger.info("%s %s is given back to its server: %s", name, job, error_text(error))
-        return None
+        after = error.after if isinstance(error, Retry) else None
+        return request(GIVE_BACK, handle, b"" if after is None else b"%d" % round(after * 1000))
     if issubclass(kind, JobFailed):
         logger.info("%s %s failed: %s", name, job, error_text(error))
         return request(WORK_FAIL, handle)

@@ -39,7 +39,7 @@ from client_ha.errors import (
 from client_ha.flight import Flight, Priority, unique_bytes
 from client_ha.job import AsyncJob, BaseJob, Callbacks, Job, JobStatus
 from client_ha.task_set import AsyncTaskSet, Task, TaskSet
-from client_ha.tasks import completed, raised
+from client_ha.tasks import completed, gives_back, raised
 from client_ha.timing import MAP_IN_FLIGHT, SUBMIT_MANY_IN_FLIGHT
 from client_ha.worker import BaseWorker
 from cluster.wire.packets import (
@@ -276,10 +276,10 @@ class StubClient(_Stub[Job]):
         context = self._context(job, function, unique, handle, data)
         for _ in range(RETRIES_MAX):
             try:
-                packet: bytes | None = completed(handle.encode(), handler(context))
+                packet = completed(handle.encode(), handler(context))
             except (Exception, SystemExit) as error:
                 packet = raised(handle.encode(), name, error)
-            if packet is not None:
+            if not gives_back(packet):
                 self._ended(job, handle, packet)
                 return
         raise _retried_for_ever(function)
@@ -427,10 +427,10 @@ class StubAsyncClient(_Stub[AsyncJob]):
                 output = handler(context)
                 if asyncio.iscoroutine(output):
                     output = await output
-                packet: bytes | None = completed(handle.encode(), output)
+                packet = completed(handle.encode(), output)
             except (Exception, SystemExit) as error:
                 packet = raised(handle.encode(), name, error)
-            if packet is not None:
+            if not gives_back(packet):
                 self._ended(job, handle, packet)
                 return
         if job is not None:

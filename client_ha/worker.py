@@ -343,7 +343,7 @@ class HAWorker(BaseWorker):
         def work() -> None:
             while (run := runs.get()) is not None:
                 try:
-                    packet: bytes | None = completed(run.handle, run.task.handler(run.context))
+                    packet = completed(run.handle, run.task.handler(run.context))
                 except BaseException as error:
                     packet = raised(run.handle, run.task.name, error)
                 outbox.post(engine.finish, run, packet)

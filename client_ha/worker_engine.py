@@ -42,7 +42,7 @@ from client_ha.link import Link
 from client_ha.log import logger
 from client_ha.roster import Roster, RosterPeer
 from client_ha.slot_map import place_of_handle
-from client_ha.tasks import Task
+from client_ha.tasks import Task, gives_back
 from client_ha.timing import (
     CLAIM_SECONDS,
     COMPLAINT_SECONDS,
@@ -69,6 +69,7 @@ from cluster.wire.packets import (
     MAP_RES,
     NO_JOB,
     NOOP,
+    OPTION_GIVE_BACK,
     OPTION_RES,
     PRE_SLEEP,
     SET_CLIENT_ID,
@@ -259,8 +260,8 @@ class WorkerEngine:
         else:
             self._all_delivered.set()
 
-    def finish(self, run: Run, packet: bytes | None) -> None:
-        """A run has ended with this result; None: give the job back."""
+    def finish(self, run: Run, packet: bytes) -> None:
+        """A run has ended with this result, or gives its job back."""
         self._running -= 1
         self.stats.jobs += 1
         del run.context  # it refers to the run: no garbage cycle per job
@@ -269,7 +270,7 @@ class WorkerEngine:
         connection = run.connection
         self._gone.pop(run.handle, None)
         late = run.late_key is not None
-        if late and (run.replaced or packet is None or (connection is not None and not run.asked)):
+        if late and (run.replaced or (connection is not None and not run.asked)):
             self._not_late(run)  # its server is there after all; or there is nothing to deliver
             late = False
         if run.replaced:
@@ -278,13 +279,10 @@ class WorkerEngine:
         elif connection is not None:
             peer = _peer(connection)
             peer.running.pop(run.handle, None)
-            if packet is None:
-                peer.giving_back = True
-            else:
-                self._send_result(connection, peer, run, packet)
-                if late:
-                    # Another node is being asked. If it grants the job, it wants the result of who asked.
-                    run.packet, run.sent = packet, True
+            self._send_result(connection, peer, run, packet)
+            if late:
+                # Another node is being asked. If it grants the job, it wants the result of who asked.
+                run.packet, run.sent = packet, True
             if peer.giving_back and not peer.running:
                 connection.close("gives a job back")
         elif late:
@@ -292,7 +290,7 @@ class WorkerEngine:
             self._claim(run)
         else:
             self._orphans.pop((run.link.server, run.handle), None)
-            if packet is not None:
+            if not gives_back(packet):  # else the server has the job back already
                 self._deliver_later(run.link, packet)
         if self._remaining_jobs is not None and self._remaining_jobs <= 0 and not self._running:
             self.finished.set()
@@ -303,6 +301,13 @@ class WorkerEngine:
             self._schedule()
 
     def _send_result(self, connection: Connection, peer: _Peer, run: Run, packet: bytes) -> None:
+        if gives_back(packet):
+            # Not repeated when the connection is lost: then the server has the job back anyhow.
+            if peer.heeds_give_back:
+                connection.write(packet)
+            else:
+                peer.giving_back = True  # closing the connection says the same, of all its jobs
+            return
         peer.results_sent += 1
         peer.results.append((peer.results_sent, packet, run))
         connection.write(packet)
@@ -472,6 +477,8 @@ class WorkerEngine:
             if not run.sent:
                 self.stats.moved += 1
             self._send_result(connection, peer, run, packet)
+            if peer.giving_back and not peer.running:
+                connection.close("gives a job back")
         self._check_delivered()
 
     def _claims_unknown(self, connection: Connection) -> None:
@@ -482,7 +489,7 @@ class WorkerEngine:
                 self._not_late(run)
                 if run.packet is None:
                     self._orphans[connection.server, run.handle] = run
-                else:
+                elif not gives_back(run.packet):
                     self._deliver_later(run.link, run.packet)
 
     # Grabbing.
@@ -599,7 +606,7 @@ class WorkerEngine:
 
     def link_up(self, link: Link, connection: Connection) -> None:
         logger.info("registered with %s", link.server)
-        self._roster.greet(link, connection, _peer(connection))
+        self._roster.greet(link, connection, _peer(connection), OPTION_GIVE_BACK)
         if not self.draining:
             if self._client_id:
                 connection.write(request(SET_CLIENT_ID, self._client_id))

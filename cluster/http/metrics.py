@@ -144,7 +144,7 @@ def _function_families(functions: FunctionSums) -> Iterator[Metric]:
     )
     returned = CounterMetricFamily(
         "gearfleet_jobs_returned",
-        "Jobs that came back to run again: worker_lost, time_limit, or not_reclaimed after a restart.",
+        "Jobs that came back: worker_lost, time_limit, given_back, or not_reclaimed after a restart.",
         labels=["function", "reason"],
     )
     for label, counts in functions.counts.items():

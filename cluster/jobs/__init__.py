@@ -12,6 +12,7 @@ packets, journals or sockets.
 
 from cluster.jobs.cron import Cron, CronError
 from cluster.jobs.function import (
+    GIVEN_BACK,
     IDLE_FUNCTIONS_MAX,
     NOT_RECLAIMED,
     OUTCOMES,
@@ -40,14 +41,16 @@ from cluster.jobs.job import (
     JobOptions,
 )
 from cluster.jobs.ledger import Ledger
-from cluster.jobs.pause import PAUSE_SECONDS, PAUSE_SECONDS_MAX, pause_seconds
+from cluster.jobs.pause import ASKED_PAUSE_SECONDS_MAX, PAUSE_SECONDS, PAUSE_SECONDS_MAX, pause_seconds
 from cluster.jobs.timers import Timers
 from cluster.jobs.worker import Worker
 
 __all__ = [
+    "ASKED_PAUSE_SECONDS_MAX",
     "BACKGROUND",
     "FINISHED",
     "FOREGROUND",
+    "GIVEN_BACK",
     "HIGH",
     "IDLE_FUNCTIONS_MAX",
     "LOW",

@@ -15,8 +15,8 @@ PRIORITIES: Final = 3
 IDLE_FUNCTIONS_MAX: Final = 4096  # kept without a job or a worker; each costs about 3 KB
 # What `Function.counts` counts: how jobs ended (numbered as in the DONE entry), and why some came back.
 OUTCOMES: Final = ("completed", "failed", "exception", "timed_out", "cancelled", "out_of_retries")
-RETURNS: Final = ("worker_lost", "time_limit", "not_reclaimed")
-WORKER_LOST, OVERDUE, NOT_RECLAIMED = range(len(OUTCOMES), len(OUTCOMES) + len(RETURNS))
+RETURNS: Final = ("worker_lost", "time_limit", "not_reclaimed", "given_back")
+WORKER_LOST, OVERDUE, NOT_RECLAIMED, GIVEN_BACK = range(len(OUTCOMES), len(OUTCOMES) + len(RETURNS))
 # A cancelled job stays in its queue as a husk until it is reached, or until husks are this many and
 # more than half of the queue.
 HUSKS_BEFORE_SWEEP: Final = 64

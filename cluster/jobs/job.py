@@ -55,6 +55,7 @@ class JobOptions:
     """What few jobs have; the others share the cost of one None."""
 
     due_seconds: int = 0  # Unix time at which the job may run
+    asked: bool = False  # a worker asked that it not run before `due_seconds`
     cron: Cron | None = None  # this is a schedule; each firing makes a job of its own
     reducer: bytes | None = None  # SUBMIT_REDUCE_JOB: `reducer` and `aggregate`, NUL between
 

@@ -11,6 +11,7 @@ from zlib import crc32
 
 PAUSE_SECONDS: Final = 1.0  # the first one; each is twice as long as the one before
 PAUSE_SECONDS_MAX: Final = 300.0
+ASKED_PAUSE_SECONDS_MAX: Final = 86_400.0  # a worker may ask for a longer one (GIVE_BACK), but not than this
 _DOUBLINGS_MAX: Final = 20
 _JITTER: Final = 0.25  # a pause is shorter by at most this part, so that jobs do not come back all at once
 

@@ -512,6 +512,8 @@ class ClientVerbs:
         if body.rstrip(b"\0") == b"gearfleet":
             connection.remember = True
             self._context.send(connection, response(wire.OPTION_RES, body))
+        elif body.rstrip(b"\0") == wire.OPTION_GIVE_BACK:
+            self._context.send(connection, response(wire.OPTION_RES, body))
         elif body.rstrip(b"\0").lower() == b"exceptions":
             connection.exceptions = True
             self._context.send(connection, response(wire.OPTION_RES, body))

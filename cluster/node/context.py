@@ -9,6 +9,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import (
+    ASKED_PAUSE_SECONDS_MAX,
     IDLE_FUNCTIONS_MAX,
     PAUSE_SECONDS_MAX,
     PENDING,
@@ -221,21 +222,21 @@ class Context:
             job.state = SCHEDULED
             if job.retries and options.cron is None:
                 # In its pause, on another node or before a restart; the clocks may differ.
-                self._sleep(
-                    job, min(options.due_seconds - self.wall_seconds, self.settings.pause_seconds_max)
-                )
+                longest = ASKED_PAUSE_SECONDS_MAX if options.asked else self.settings.pause_seconds_max
+                self._sleep(job, min(options.due_seconds - self.wall_seconds, longest))
             else:
                 self.scheduled.add(options.due_seconds, job)
         else:
             self.ledger.enqueue(job)
 
-    def pause(self, job: Job, seconds: float) -> None:
+    def pause(self, job: Job, seconds: float, *, asked: bool) -> None:
         """A job that came back waits before it stands behind the others again.
 
         Its whole state is written, so that the pause and the count of tries survive a restart and a takeover.
         """
         if job.options is None:
             job.options = JobOptions()
+        job.options.asked = asked
         job.options.due_seconds = ceil(self.wall_seconds + seconds)
         job.state = SCHEDULED
         self._sleep(job, seconds)
@@ -272,4 +273,5 @@ def job_record(job: Job) -> entries.JobRecord:
         reducer=options.reducer if options else None,
         cron=options.cron.source if options and options.cron else None,
         remember=job.background == REMEMBERED,
+        asked_pause=options is not None and options.asked,
     )

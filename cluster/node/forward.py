@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # Only between nodes. A submit of a client that asked for its jobs to be remembered has REMEMBERED added.
 REMEMBERED_SUBMIT: Final = 2000
 DETACH: Final = 3001  # handle: nobody here waits for it any more
-RELEASE: Final = 3002  # handle: the worker that had it is gone
+RELEASE: Final = 3002  # handle: the worker that had it is gone. With NUL and milliseconds: it gave it back
 CANCEL: Final = 3003  # handle; answered by CANCEL_RES with the text for the operator
 CANCEL_RES: Final = 3004
 MOVED: Final = 3005  # handle: who waits for this job has to submit again, its slot goes to another node
@@ -721,6 +721,17 @@ class Forwarder:
             slot = slot_of_handle(handle)
             if slot is not None:
                 self._tell(self._fleet.primary_names[slot], RELEASE, handle)
+
+    def give_back(self, handle: bytes, milliseconds: bytes) -> None:
+        """A worker here does not end a job that is led elsewhere. While nobody leads it nobody is told: its
+        next primary waits for the worker in vain, and runs it again."""
+        slot = slot_of_handle(handle)
+        if slot is None or self.guests.pop(handle, None) is None:
+            return
+        name = self._fleet.primary_names[slot]
+        self._tell(name, RELEASE, b"%b\0%b" % (handle, milliseconds))
+        # A node of an older release heeds only this one.
+        self._tell(name, RELEASE, handle)
 
     # ---- streams
 

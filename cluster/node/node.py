@@ -91,6 +91,7 @@ class Node:
             wire.GET_STATUS_UNIQUE: clients.get_status_unique,
             wire.GET_MAP: clients.get_map,
             wire.CLAIM_JOB: workers.claim,
+            wire.GIVE_BACK: workers.give_back,
         }
 
     # ---- starting

@@ -131,7 +131,7 @@ class Restorer:
         except (CronError, TypeError):
             raise entries.DamagedEntry("a schedule's fields make no sense") from None
         if cron is not None or record.reducer is not None or record.due_seconds:
-            job.options = JobOptions(record.due_seconds, cron, record.reducer)
+            job.options = JobOptions(record.due_seconds, record.asked_pause, cron, record.reducer)
         self._put(job)
         if record.assigned:
             self._assigned.add(job)

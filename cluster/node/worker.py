@@ -6,6 +6,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import (
+    ASKED_PAUSE_SECONDS_MAX,
+    GIVEN_BACK,
     NOT_RECLAIMED,
     OVERDUE,
     QUEUED,
@@ -35,6 +37,7 @@ _pack_header: Final = Struct(">4sII").pack
 # gearmand's floor; a shorter limit is rounded up (libgearman-server/connection.cc).
 TIMEOUT_SECONDS_MIN: Final = 1.0
 SHORT_LIMIT_MILLISECONDS: Final = 1000  # who asks for less has probably meant seconds
+PAUSE_DIGITS_MAX: Final = 20  # of GIVE_BACK's milliseconds
 ABILITIES_MAX: Final = 100_000  # functions of one connection
 WITHHELD_PER_GRAB: Final = 256  # jobs that one grab passes over
 _FINAL: Final = frozenset({wire.WORK_COMPLETE, wire.WORK_FAIL, wire.WORK_EXCEPTION})
@@ -265,6 +268,10 @@ class WorkerVerbs:
     def fail(self, connection: Connection, body: bytes) -> None:
         """WORK_FAIL."""
         handle = body.split(b"\0", 1)[0]
+        if self._failed_late(connection, handle):
+            assert connection.worker is not None
+            del connection.worker.forgiven[handle]
+            return
         job = self._held(connection, handle)
         if job is None:
             self._not_held(connection, body, wire.WORK_FAIL)
@@ -277,6 +284,8 @@ class WorkerVerbs:
     def exception(self, connection: Connection, body: bytes) -> None:
         """WORK_EXCEPTION ends the job; who did not ask for exceptions is told WORK_FAIL."""
         handle = body.split(b"\0", 1)[0]
+        if self._failed_late(connection, handle):
+            return  # a WORK_FAIL may follow
         job = self._held(connection, handle)
         if job is None:
             self._not_held(connection, body, wire.WORK_EXCEPTION)
@@ -292,6 +301,15 @@ class WorkerVerbs:
             reason = events.text(body[len(handle) + 1 :]) or "WORK_EXCEPTION"
             self._note(events.FAILED, job.function.name, handle, connection, reason)
         context.end(job, entries.EXCEPTION)
+
+    def _failed_late(self, connection: Connection, handle: bytes) -> bool:
+        """Whether a failure is of a job that was taken from this worker, because its time was over, and waits
+        to be run again. HAWorker reports its own time limits so. A late success counts; this does not."""
+        worker = connection.worker
+        if worker is None or handle not in worker.forgiven or handle in worker.running:
+            return False
+        job = self._context.find_handle(handle)
+        return job is not None and _waits_again(job)
 
     def status(self, connection: Connection, body: bytes) -> None:
         """WORK_STATUS: kept, and told to all who wait."""
@@ -404,19 +422,39 @@ class WorkerVerbs:
                 job.state = RECLAIM
                 context.limits.add(due, (job, job.deliveries, RECLAIM))
 
-    def release(self, connection: Connection, handle: bytes) -> None:
-        """Another node says that its worker, which had this job, is gone."""
+    def give_back(self, connection: Connection, body: bytes) -> None:
+        """GIVE_BACK: the worker does not end this job. It runs again, after the pause that is asked for."""
+        context = self._context
+        handle, separator, text = body.partition(b"\0")
+        if not connection.remember and connection.node is None:
+            message = 'GIVE_BACK comes after OPTION_REQ "gearfleet"'
+            context.refuse(connection, wire.INVALID_COMMAND, message)
+            return
+        if not separator or (text and not text.isdigit()) or len(text) > PAUSE_DIGITS_MAX:
+            message = "GIVE_BACK wants a handle and a pause in whole milliseconds, or nothing for it"
+            context.refuse(connection, wire.INVALID_ARGUMENT, message)
+            return
         worker = connection.worker
         job = worker.running.get(handle) if worker is not None else None
         if job is not None:
-            self.lost(job)
+            self.lost(job, GIVEN_BACK, _pause_asked(text))
+        elif context.fleet is not None:
+            context.fleet.forwarder.give_back(handle, text)
+
+    def release(self, connection: Connection, body: bytes) -> None:
+        """Another node says that its worker, which had this job, is gone, or gave it back (with a pause)."""
+        handle, asked, text = body.partition(b"\0")
+        worker = connection.worker
+        job = worker.running.get(handle) if worker is not None else None
+        if job is not None:
+            self.lost(job, GIVEN_BACK if asked else WORKER_LOST, _pause_asked(text))
         elif self._context.fleet is not None:
             self._context.fleet.forwarder.withdraw_claim(connection, handle)
 
     # ---- losing
 
-    def lost(self, job: Job) -> None:
-        """A running job's worker is gone: run it again, or give up.
+    def lost(self, job: Job, why: int = WORKER_LOST, asked_seconds: float = 0.0) -> None:
+        """A running job's worker is gone, or gave it back: run it again, or give up.
 
         gearmand puts it at the tail; there the job that was first waits longest.
         """
@@ -429,9 +467,9 @@ class WorkerVerbs:
             job.state = RECLAIM  # not running any more; nobody waits for it
             context.end(job, entries.CANCELLED)
             return
-        self._return(job, WORKER_LOST)
+        self._return(job, why, asked_seconds)
 
-    def _return(self, job: Job, why: int) -> None:
+    def _return(self, job: Job, why: int, asked_seconds: float = 0.0) -> None:
         """Count a job's return and let it run again: the first time at once, before the others; then after
         a pause, behind them. Else a job that kills its workers would keep all others from running.
 
@@ -454,8 +492,10 @@ class WorkerVerbs:
             fleet.give_way(job)  # a foreground job: nobody would take it here
             return
         pauses = job.retries - 1 if why == OVERDUE else job.retries - 2
-        if pauses >= 0 and context.settings.pause_seconds_max:
-            context.pause(job, pause_seconds(job.handle, pauses, context.settings.pause_seconds_max))
+        seconds_max = context.settings.pause_seconds_max
+        seconds = pause_seconds(job.handle, pauses, seconds_max) if pauses >= 0 else 0.0
+        if max(seconds, asked_seconds):
+            context.pause(job, max(seconds, asked_seconds), asked=asked_seconds > seconds)
             return
         context.record_hint(job, entries.REQUEUED, job.handle)
         self._ledger.enqueue(job, first=pauses < 0)
@@ -517,3 +557,8 @@ class WorkerVerbs:
 def _waits_again(job: Job) -> bool:
     """Whether a worker that kept this job may have it back: it waits to be run again, or may do so."""
     return job.state in (RECLAIM, QUEUED) or (job.state == SCHEDULED and job.retries > 0)
+
+
+def _pause_asked(text: bytes) -> float:
+    """The milliseconds of GIVE_BACK, in seconds."""
+    return min(int(text) / 1000, ASKED_PAUSE_SECONDS_MAX) if text.isdigit() else 0.0

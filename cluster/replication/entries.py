@@ -201,7 +201,7 @@ def decode(data: bytes | memoryview, offset: int) -> tuple[Entry, int]:
 
 _JOB: Final = Struct(">BBIIQ")  # flags, priority, retries, deliveries, due
 JOB_HANDLE_OFFSET: Final = HEADER_BYTES + _JOB.size  # in a whole JOB entry: length (2), handle
-_BACKGROUND, _ASSIGNED, _HAS_REDUCER, _HAS_CRON, _REMEMBER = 1, 2, 4, 8, 16
+_BACKGROUND, _ASSIGNED, _HAS_REDUCER, _HAS_CRON, _REMEMBER, _ASKED_PAUSE = 1, 2, 4, 8, 16, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,7 @@ class JobRecord:
     reducer: bytes | None = None  # `reducer NUL aggregate`
     cron: tuple[bytes, ...] | None = None
     remember: bool = False
+    asked_pause: bool = False  # a worker asked for the time in `due_seconds`
 
     def encode(self) -> bytes:
         """The body of a JOB entry."""
@@ -229,6 +230,7 @@ class JobRecord:
             | (_HAS_REDUCER if self.reducer is not None else 0)
             | (_HAS_CRON if self.cron is not None else 0)
             | (_REMEMBER if self.remember else 0)
+            | (_ASKED_PAUSE if self.asked_pause else 0)
         )
         fields = [self.handle, self.function, self.key_rest]
         if self.reducer is not None:
@@ -269,6 +271,7 @@ class JobRecord:
             reducer=fields[3] if flags & _HAS_REDUCER else None,
             cron=tuple(fields[4].split(b" ")) if flags & _HAS_CRON else None,
             remember=bool(flags & _REMEMBER),
+            asked_pause=bool(flags & _ASKED_PAUSE),
         )
 
 

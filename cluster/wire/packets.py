@@ -70,6 +70,8 @@ GET_MAP: Final = 1001
 MAP_RES: Final = 1002
 CLAIM_JOB: Final = 1003
 CLAIM_RES: Final = 1004
+GIVE_BACK: Final = 1005
+OPTION_GIVE_BACK: Final = b"gearfleet-give-back"  # is GIVE_BACK known?
 # The verdicts of CLAIM_RES.
 CLAIM_KEPT: Final = b"kept"  # the job is the asker's: its result is awaited on this connection
 CLAIM_GONE: Final = b"gone"  # unknown, finished, or given to another worker: its result is not wanted
@@ -167,6 +169,7 @@ EXTENSION_PACKETS: Final[dict[int, PacketSpec]] = {
     MAP_RES: _s("MAP_RES", 1),
     CLAIM_JOB: _w("CLAIM_JOB", 1),
     CLAIM_RES: _s("CLAIM_RES", 2),
+    GIVE_BACK: _w("GIVE_BACK", 2),
 }
 
 

@@ -20,6 +20,7 @@ from cluster.wire.packets import (
     GET_MAP,
     MAP_RES,
     OPTION_GEARFLEET,
+    OPTION_GIVE_BACK,
     OPTION_REQ,
     OPTION_RES,
     SET_CLIENT_ID,
@@ -77,7 +78,7 @@ class FakeConnection(asyncio.Protocol):
                 self.options.append(body)
                 if self._server.silent:
                     pass
-                elif body == OPTION_GEARFLEET and not self._server.knows_gearfleet:
+                elif body in (OPTION_GEARFLEET, OPTION_GIVE_BACK) and not self._server.knows_gearfleet:
                     self.send(ERROR, b"UNKNOWN_OPTION", b"Server does not recognize given option")
                 elif self._server.knows_options:
                     self.send(OPTION_RES, body)

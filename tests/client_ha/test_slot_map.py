@@ -145,6 +145,8 @@ def test_the_documented_bytes_are_the_packets() -> None:
         request(wire.CLAIM_JOB, b"H:a:20d.3.1"),
     ):
         assert packet.hex(" ") in documented
+    packet = request(wire.GIVE_BACK, b"H:a:20d.3.1", b"30000").hex(" ")
+    assert packet.removesuffix(" 00 33 30 30 30 30") in documented
     answer = response(wire.CLAIM_RES, b"H:a:20d.3.1", wire.CLAIM_KEPT).hex(" ")
     assert answer.removesuffix(" 00 6b 65 70 74") in documented
     for number, spec in EXTENSION_PACKETS.items():

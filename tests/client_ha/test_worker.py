@@ -9,11 +9,21 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from client_ha import AsyncHAWorker, HAWorker, JobContext, JobFailed, NoServerAvailable, Retry, Timing
+from client_ha import (
+    AsyncHAWorker,
+    HAWorker,
+    InvalidArgument,
+    JobContext,
+    JobFailed,
+    NoServerAvailable,
+    Retry,
+    Timing,
+)
 from client_ha.tasks import EXCEPTION_TEXT_BYTES_MAX
 from cluster.wire.packets import (
     CANT_DO,
     ERROR,
+    GIVE_BACK,
     GRAB_JOB_UNIQ,
     JOB_ASSIGN_UNIQ,
     NO_JOB,
@@ -342,6 +352,38 @@ async def test_a_job_is_given_back_only_when_no_other_runs_on_its_connection(pat
             await one.until(lambda: connection not in one.connections)
             other, _ = await one.expect(GRAB_JOB_UNIQ)
             assert other is not connection
+
+
+@in_loop
+async def test_a_node_that_knows_how_is_given_one_job_back_and_the_connection_stays(patient: Timing) -> None:
+    async with FakeServer() as one:
+        one.knows_gearfleet = True
+        worker, gate = make_worker(one, timing=patient, concurrency=2)
+
+        @worker.task("back")
+        async def back(job: JobContext) -> bytes:
+            raise Retry("not now", after=None if job.payload == b"" else float(job.payload))
+
+        async with worker:
+            connection, _ = await one.expect(GRAB_JOB_UNIQ)
+            assign(connection, b"H:1")
+            await gate.begun.acquire()
+            for handle, after, milliseconds in [(b"H:2", b"", b""), (b"H:3", b"30", b"30000")]:
+                await one.expect(GRAB_JOB_UNIQ)
+                connection.send(JOB_ASSIGN_UNIQ, handle, b"back", b"u", after)
+                _, arguments = await one.expect(GIVE_BACK)
+                assert arguments == [handle, milliseconds]
+            await one.expect(GRAB_JOB_UNIQ)
+            gate.free.release()
+            _, arguments = await one.expect(WORK_COMPLETE)
+            assert arguments[0] == b"H:1"
+            assert connection in one.connections
+
+
+@pytest.mark.parametrize("after", [-1, 86_401, float("nan"), float("inf"), "30"])
+def test_the_time_of_a_retry_is_checked(after: float) -> None:
+    with pytest.raises(InvalidArgument, match="after="):
+        Retry("not now", after=after)
 
 
 @in_loop

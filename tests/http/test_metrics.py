@@ -86,7 +86,7 @@ function_statuses = st.builds(
     st.binary(min_size=1, max_size=12)
     | st.sampled_from([b"(other)", b'"\\\n', b"\xff", b"\\xff", b"x" * 999]),
     *[st.integers(0, 1000)] * 4,
-    counts=st.tuples(*[st.integers(0, 1000)] * 9),
+    counts=st.tuples(*[st.integers(0, 1000)] * 10),
     listed=st.just(True),
 )
 
@@ -106,7 +106,7 @@ def test_any_names_can_be_read_back_and_no_job_is_left_out(
 
 
 def test_counts_of_functions_that_are_gone_are_kept_and_those_of_too_many_are_summed() -> None:
-    counts = (5, 1, 0, 0, 0, 0, 2, 0, 0)
+    counts = (5, 1, 0, 0, 0, 0, 2, 0, 0, 0)
     functions = [
         FunctionStatus(b"f", 0, 0, 0, 0, counts=counts, listed=False),
         FunctionStatus(b"g", 1, 0, 0, 0, counts=counts),
@@ -136,7 +136,7 @@ def test_it_is_written_in_pieces_of_bounded_size() -> None:
 
 
 def test_every_metric_has_its_row_in_the_document() -> None:
-    text = exposition(WHOLE, [FunctionStatus(b"f", 1, 1, 1, 1, counts=(1,) * 9)])
+    text = exposition(WHOLE, [FunctionStatus(b"f", 1, 1, 1, 1, counts=(1,) * 10)])
     table = [
         [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
         for line in DOCUMENT.read_text().splitlines()

@@ -5,18 +5,23 @@ from __future__ import annotations
 import pytest
 
 from cluster.jobs import (
+    ASKED_PAUSE_SECONDS_MAX,
+    GIVEN_BACK,
     OUTCOMES,
     OVERDUE,
     PAUSE_SECONDS_MAX,
     QUEUED,
+    RUNNING,
     SCHEDULED,
     WORKER_LOST,
     pause_seconds,
 )
 from cluster.jobs.ledger import COUNTED_FUNCTIONS_MAX, OTHER_FUNCTIONS
 from cluster.node import events
+from cluster.node.context import slot_of_handle
 from cluster.replication import entries
 from cluster.wire import packets as wire
+from cluster.wire import request
 from tests.node.bench import Bench, Peer
 from tests.node.fleets import SmallFleet, small_uniques
 
@@ -237,7 +242,7 @@ def test_what_happens_to_jobs_is_told_and_counted() -> None:
 
 
 def test_counts_outlive_their_function() -> None:
-    bench = Bench()
+    bench = Bench(idle_function_seconds=0.0)
     background(bench, b"1")
     lose(bench)
     worker = bench.worker(b"f")
@@ -307,4 +312,126 @@ def test_a_pause_is_kept_over_a_takeover() -> None:
     assert job is not None
     assert (job.state, job.retries) == (SCHEDULED, 2)
     fleet.pass_time(3)
+    assert job.state == QUEUED
+
+
+# ---- GIVE_BACK
+
+
+def granted(bench: Bench) -> Peer:
+    worker = bench.worker(b"f")
+    option = wire.OPTION_GIVE_BACK
+    assert worker.ask(wire.OPTION_REQ, wire.OPTION_GEARFLEET) == [(wire.OPTION_RES, wire.OPTION_GEARFLEET)]
+    assert worker.ask(wire.OPTION_REQ, option) == [(wire.OPTION_RES, option)]
+    return worker
+
+
+def test_a_job_that_is_given_back_runs_again_and_the_others_of_its_worker_go_on() -> None:
+    bench = Bench()
+    handles = background(bench, b"1", b"2")
+    worker = granted(bench)
+    assert [grabbed(worker), grabbed(worker)] == handles
+    assert worker.ask(wire.GIVE_BACK, handles[0], b"") == []
+    # The first time at once, then after a pause
+    other = granted(bench)
+    assert grabbed(other) == handles[0]
+    assert other.ask(wire.GIVE_BACK, handles[0], b"") == []
+    assert grabbed(other) is None
+    passed(bench, 1)
+    assert grabbed(other) == handles[0]
+    assert worker.ask(wire.WORK_COMPLETE, handles[1], b"") == []
+    assert counts(bench)[GIVEN_BACK] == 2
+
+
+@pytest.mark.parametrize(("foreground", "restarts"), [(False, False), (False, True), (True, False)])
+def test_a_job_that_is_given_back_does_not_run_before_the_time_that_is_asked_for(
+    foreground: bool, restarts: bool
+) -> None:
+    bench = Bench()
+    client = bench.peer()
+    ((_, handle),) = client.ask(wire.SUBMIT_JOB if foreground else wire.SUBMIT_JOB_BG, b"f", b"u", b"")
+    worker = granted(bench)
+    assert grabbed(worker) == handle
+    worker.ask(wire.GIVE_BACK, handle, b"3600000")
+    if restarts:
+        bench = bench.killed()
+    passed(bench, 3500)
+    assert grabbed(bench.worker(b"f")) is None
+    passed(bench, 101)
+    assert grabbed(bench.worker(b"f")) == handle
+
+
+def test_a_pause_that_is_asked_for_is_bounded() -> None:
+    bench = Bench()
+    (handle,) = background(bench, b"1")
+    worker = granted(bench)
+    assert grabbed(worker) == handle
+    worker.ask(wire.GIVE_BACK, handle, b"9" * 20)
+    assert bench.node.next_due() == (None, bench.monotonic + ASKED_PAUSE_SECONDS_MAX)
+
+
+@pytest.mark.parametrize("arguments", [(b"H:node:1.1.1",), (b"H:node:1.1.1", b"-1"), (b"x", b"9" * 21)])
+def test_a_give_back_that_makes_no_sense_is_an_error(arguments: tuple[bytes, ...]) -> None:
+    worker = granted(Bench())
+    worker.say_bytes(request(wire.GIVE_BACK, *arguments))
+    worker.bench.settle()
+    ((kind, code, _),) = worker.heard()
+    assert (kind, code) == (wire.ERROR, wire.INVALID_ARGUMENT)
+
+
+def test_give_back_needs_the_option_and_is_no_error_for_a_job_that_is_not_held() -> None:
+    bench = Bench()
+    (handle,) = background(bench, b"1")
+    worker = bench.worker(b"f")
+    assert grabbed(worker) == handle
+    ((kind, code, _),) = worker.ask(wire.GIVE_BACK, handle, b"")
+    assert (kind, code) == (wire.ERROR, wire.INVALID_COMMAND)
+    assert granted(bench).ask(wire.GIVE_BACK, handle, b"") == []
+    assert worker.ask(wire.WORK_COMPLETE, handle, b"") == []
+
+
+@pytest.mark.parametrize("verb", [wire.WORK_FAIL, wire.WORK_EXCEPTION])
+def test_a_failure_that_comes_late_does_not_end_a_job_that_runs_again(verb: int) -> None:
+    """HAWorker reports its own time limits as WORK_FAIL; Perl's library sends one after an exception."""
+    bench = Bench()
+    (handle,) = background(bench, b"1")
+    worker = limited(bench)
+    assert grabbed(worker) == handle
+    passed(bench, 1)
+    if verb == wire.WORK_EXCEPTION:
+        assert worker.ask(verb, handle, b"died") == []
+    assert worker.ask(wire.WORK_FAIL, handle) == []
+    passed(bench, 1)
+    assert grabbed(bench.worker(b"f")) == handle
+
+
+def test_a_job_whose_slot_went_elsewhere_is_given_back_to_its_primary() -> None:
+    # Given a job that a worker here runs, and whose slot another node leads
+    fleet = SmallFleet(3)
+    fleet.start()
+    unique = small_uniques(b"f")[0]
+    leader = fleet.host_of(b"f", unique)
+    client = leader.connect()
+    client.send(wire.SUBMIT_JOB_BG, b"f", unique, b"")
+    fleet.settle()
+    ((_, handle),) = client.take()
+    other = next(host for host in fleet.living() if host is not leader)
+    worker = other.connect()
+    worker.send(wire.OPTION_REQ, wire.OPTION_GEARFLEET)
+    other.part.forwarder.guests[handle] = worker.connection
+    slot = slot_of_handle(handle)
+    assert slot is not None
+    other.turn(lambda: other.part.forwarder.claim_guests({slot}))
+    fleet.settle()
+    job = leader.node.context.find_handle(handle)
+    assert job is not None
+    assert job.state == RUNNING
+    # When it gives it back for half a minute
+    worker.send(wire.GIVE_BACK, handle, b"30000")
+    fleet.settle()
+    # Then it pauses there
+    assert (job.state, job.retries) == (SCHEDULED, 1)
+    fleet.pass_time(29)
+    assert job.state == SCHEDULED
+    fleet.pass_time(2)
     assert job.state == QUEUED
