@@ -59,6 +59,7 @@ from client_ha.roster import Roster, RosterPeer
 from client_ha.routing import Router, SlotRouter
 from client_ha.timing import JOBS_UNDER_WAY_MAX, RESUBMITS_MAX, Timing, backoff_seconds
 from cluster.wire import request
+from cluster.wire.numbers import leading_number
 from cluster.wire.packets import (
     ERROR,
     GET_STATUS,
@@ -489,7 +490,7 @@ class Engine:
         numerator, _, denominator = rest.partition(b"\0")
         flight = peer.running.get(handle)
         for job in flight.jobs if flight is not None else ():
-            job._hear_status(_number(numerator), _number(denominator))
+            job._hear_status(leading_number(numerator), leading_number(denominator))
 
     def _work_fail(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         flight = peer.running.pop(body.rstrip(b"\0"), None)
@@ -547,7 +548,7 @@ class Engine:
         if peer.statuses and len(parts) == 5:
             _, future = peer.statuses.popleft()
             if not future.done():
-                numbers = [_number(part) for part in parts[1:]]
+                numbers = [leading_number(part) for part in parts[1:]]
                 future.set_result(JobStatus(bool(numbers[0]), bool(numbers[1]), numbers[2], numbers[3]))
 
     def _status_res_unique(self, connection: Connection, peer: _Peer, body: bytes) -> None:
@@ -556,7 +557,7 @@ class Engine:
         if peer.uniques and len(parts) == 6:
             _, future = peer.uniques.popleft()
             if not future.done():
-                numbers = [_number(part) for part in parts[1:]]
+                numbers = [leading_number(part) for part in parts[1:]]
                 future.set_result(JobStatus(bool(numbers[0]), bool(numbers[1]), *numbers[2:]))
 
     # Status.
@@ -634,11 +635,6 @@ def _peer(connection: Connection) -> _Peer:
     state = connection.state
     assert isinstance(state, _Peer)
     return state
-
-
-def _number(text: bytes) -> int:
-    """A count as servers send it; what is no number counts as 0, as with atoi."""
-    return int(text) if text.isdigit() and len(text) < 20 else 0
 
 
 _METHODS: Final[dict[int, Callable[[Engine, Connection, _Peer, bytes], None]]] = {

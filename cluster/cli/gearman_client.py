@@ -13,6 +13,7 @@ from cluster.cli.gearman import Options, message
 from cluster.cli.peer import Peer, Unreachable
 from cluster.wire import packets as wire
 from cluster.wire import request, split_arguments
+from cluster.wire.numbers import progress_number
 
 EXIT_JOB_FAILED: Final = 1
 _SUBMITS: Final = {
@@ -156,7 +157,7 @@ class Client:
         elif packet_type in (wire.WORK_WARNING, wire.WORK_EXCEPTION):
             _write(sys.stderr, prefix + arguments[1])
         elif packet_type == wire.WORK_STATUS:
-            numerator, denominator = int(arguments[1] or 0), int(arguments[2] or 0)
+            numerator, denominator = (int(progress_number(text)) for text in arguments[1:3])
             share = 100 * numerator // denominator if denominator else 0
             _write(sys.stdout, prefix + b"%d%% Complete\n" % share)
         elif packet_type == wire.WORK_FAIL:

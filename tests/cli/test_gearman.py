@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.wire import packets as wire
 from tests.cli.conftest import GEARFLEET, Ended, RunCommand, run_stock
-from tests.support import Gearmand, Node
+from tests.support import Gearmand, Node, need_command
 from tests.support.node import ServerProcess
 from tests.support.program import Program, wait_for_workers
 
@@ -194,3 +195,24 @@ def test_the_pid_file_is_there_while_it_runs(shared_node: Node, function: bytes,
         assert int(pid_file.read_text()) == worker.process.pid
     finally:
         worker.close()
+
+
+@pytest.mark.parametrize("command", [["gearman"], [GEARFLEET, "gearman"]], ids=["stock", "ours"])
+def test_progress_is_a_share_also_of_what_is_no_number(
+    shared_node: Node, function: bytes, command: list[str]
+) -> None:
+    need_command(command[0])
+    program = Program([*command, "-p", str(shared_node.port), "-f", function.decode(), "payload"])
+    try:
+        with shared_node.connect() as worker:
+            worker.can_do(function)
+            handle = worker.wait_for_job().handle
+            for numbers in ((b"1", b"4"), (b"1.5", b"2%"), (b"0.5", b"1"), (b"", b"7")):
+                worker.send(wire.WORK_STATUS, handle, *numbers)
+            worker.complete(handle, b"done")
+            worker.settle()
+        # The stock tool buffers the one and not the other
+        shares = program.output().replace(b"done", b"")
+        assert shares == b"25% Complete\n50% Complete\n0% Complete\n0% Complete\n"
+    finally:
+        program.close()

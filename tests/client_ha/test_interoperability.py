@@ -22,6 +22,7 @@ from client_ha import (
     Retry,
     Timing,
 )
+from cluster.wire.packets import WORK_STATUS
 from tests.client_ha.conftest import Server
 from tests.client_ha.fake_server import in_loop
 from tests.support import eventually
@@ -29,6 +30,19 @@ from tests.support import eventually
 
 def echo(job: JobContext) -> bytes:
     return job.payload
+
+
+def test_progress_that_is_no_whole_number_is_read_as_c_reads_it(server: Server, patient: Timing) -> None:
+    heard: list[tuple[int, int]] = []
+    with server.connect() as worker, HAClient(server.address, timing=patient) as client:
+        worker.can_do(b"half")
+        job = client.submit("half", b"", on_status=lambda job, n, d: heard.append((n, d)))
+        handle = worker.wait_for_job().handle
+        for numbers in ((b"0.5", b"1.0"), (b"50%", b""), (b"-1", b"100")):
+            worker.send(WORK_STATUS, handle, *numbers)
+        worker.complete(handle, b"done")
+        assert job.result(timeout=10) == b"done"
+        assert heard == [(0, 1), (50, 0), (-1, 100)]
 
 
 def test_a_sha_256_in_hex_is_a_key(server: Server, patient: Timing) -> None:
