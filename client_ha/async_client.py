@@ -10,7 +10,12 @@ from datetime import datetime
 from types import TracebackType
 
 from client_ha.addresses import AddressRemap, Server
-from client_ha.client import STATUS_TIMEOUT_SECONDS, SUBMIT_TIMEOUT_SECONDS, status_question
+from client_ha.client import (
+    CANCEL_TIMEOUT_SECONDS,
+    STATUS_TIMEOUT_SECONDS,
+    SUBMIT_TIMEOUT_SECONDS,
+    status_question,
+)
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
 from client_ha.errors import CallerMistake, ClientClosed, GearfleetError, InvalidArgument, NotAllAcknowledged
@@ -87,6 +92,7 @@ class AsyncHAClient:
         priority: Priority = "normal",
         background: bool = False,
         at: datetime | float | int | None = None,
+        cron: str | None = None,
         timeout: float | None = None,
         on_data: Callable[[AsyncJob, bytes], object] | None = None,
         on_warning: Callable[[AsyncJob, bytes], object] | None = None,
@@ -100,10 +106,13 @@ class AsyncHAClient:
         callbacks = None
         if on_data or on_warning or on_status or on_complete or on_fail or on_exception:
             callbacks = Callbacks(on_data, on_warning, on_status, on_complete, on_fail, on_exception)
-        job = self._prepare(function, payload, unique, priority, background, at, timeout, callbacks)
+        job = self._prepare(
+            function, payload, unique, priority, background, at, timeout, callbacks, cron=cron
+        )
         engine.submit(job, timeout)
-        if background:
-            await job.result()
+        if job.background:
+            await job.wait()
+            job.raise_if_unacknowledged()
         return job
 
     def _prepare(
@@ -117,6 +126,7 @@ class AsyncHAClient:
         timeout: float | None,
         callbacks: Callbacks[AsyncJob] | None = None,
         index: int = 0,
+        cron: str | None = None,
     ) -> AsyncJob:
         return prepare(
             AsyncJob,
@@ -127,6 +137,7 @@ class AsyncHAClient:
             priority=priority,
             background=background,
             at=at,
+            cron=cron,
             submit_seconds=self._submit_timeout if timeout is None else timeout,
             callbacks=callbacks,
             index=index,
@@ -146,6 +157,7 @@ class AsyncHAClient:
                 task.timeout,
                 task.callbacks,
                 index,
+                task.cron,
             )
             for index, task in enumerate(tasks)
         ]
@@ -264,6 +276,13 @@ class AsyncHAClient:
     ) -> JobStatus:
         """As `status`, by unique key; see HAClient.status_unique."""
         return await self._started().status_unique(unique_bytes(unique), timeout)
+
+    async def cancel(
+        self, job: AsyncJob | str, *, server: str | None = None, timeout: float = CANCEL_TIMEOUT_SECONDS
+    ) -> bool:
+        """Take a job from its server, or end a schedule; see HAClient.cancel."""
+        handle, issuer = status_question(job, server)
+        return await self._started().cancel(handle, issuer, timeout)
 
     async def close(self) -> None:
         """Close the connections; jobs under way end with ClientClosed. Background jobs are not affected."""

@@ -24,6 +24,7 @@ from client_ha.timing import MAP_IN_FLIGHT, SUBMIT_MANY_IN_FLIGHT, Timing
 
 SUBMIT_TIMEOUT_SECONDS: Final = 30.0
 STATUS_TIMEOUT_SECONDS: Final = 10.0
+CANCEL_TIMEOUT_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 5.0
 
 _CLIENTS: "weakref.WeakSet[HAClient]" = weakref.WeakSet()
@@ -139,6 +140,7 @@ class HAClient:
         priority: Priority = "normal",
         background: bool = False,
         at: datetime | float | int | None = None,
+        cron: str | None = None,
         timeout: float | None = None,
         on_data: Callable[[Job, bytes], object] | None = None,
         on_warning: Callable[[Job, bytes], object] | None = None,
@@ -156,7 +158,10 @@ class HAClient:
         unique      jobs of one function and key that are under way together are one job. Without one the job
                     gets one of its own, so that a repeat after a lost connection joins the first
         priority    "high", "normal" or "low"
-        at          datetime or seconds since 1970: not before; background only, whole seconds, rounded up
+        at          datetime or seconds since 1970: not before; in the background, whole seconds, rounded up
+        cron        "minute hour day-of-month month day-of-week", in UTC: a schedule, which makes a background
+                    job each time. It needs `unique`, its name; cancel(job) ends it. For nodes of Gearfleet:
+                    gearmand refuses it (ServerRefused)
         timeout     seconds. In the background: until acknowledged, None: `submit_timeout` of the client. In
                     the foreground: for the whole job, None: no limit, but `submit_timeout` still ends it when
                     no server takes it
@@ -171,12 +176,13 @@ class HAClient:
         if on_data or on_warning or on_status or on_complete or on_fail or on_exception:
             callbacks = Callbacks(on_data, on_warning, on_status, on_complete, on_fail, on_exception)
         job = self._prepare(
-            core, function, payload, unique, priority, background, at, timeout, callbacks=callbacks
+            core, function, payload, unique, priority, background, at, timeout, cron=cron, callbacks=callbacks
         )
         job.keep(self)
         core.thread.post(core.engine.submit, job, timeout)
-        if background:
-            job.result()
+        if job.background:
+            job.wait()
+            job.raise_if_unacknowledged()
         return job
 
     def _prepare(
@@ -190,6 +196,7 @@ class HAClient:
         at: datetime | float | int | None,
         timeout: float | None,
         *,
+        cron: str | None = None,
         callbacks: Callbacks[Job] | None = None,
         index: int = 0,
     ) -> Job:
@@ -202,6 +209,7 @@ class HAClient:
             priority=priority,
             background=background,
             at=at,
+            cron=cron,
             submit_seconds=self._submit_timeout if timeout is None else timeout,
             callbacks=callbacks,
             index=index,
@@ -221,6 +229,7 @@ class HAClient:
                 task.background,
                 task.at,
                 task.timeout,
+                cron=task.cron,
                 callbacks=task.callbacks,
                 index=index,
             )
@@ -370,6 +379,23 @@ class HAClient:
         """
         core = self._core()
         return core.thread.run(core.engine.status_unique(unique_bytes(unique), timeout))
+
+    def cancel(
+        self, job: Job | str, *, server: str | None = None, timeout: float = CANCEL_TIMEOUT_SECONDS
+    ) -> bool:
+        """Take a job from its server, or end a schedule; return whether there was one.
+
+        job         as for `status`. Those who wait for it are told that it failed
+        server      who issued a bare handle; asked first
+        timeout     seconds to wait for an answer
+
+        A job that runs already cannot be stopped: its result is dropped (gearmand cancels only jobs that
+        wait, and tells their clients nothing). Gearman cancels by handle only; keep `job.reference`.
+        Raises InvalidArgument, NoServerAvailable, ServerRefused, ClientClosed.
+        """
+        handle, issuer = status_question(job, server)
+        core = self._core()
+        return core.thread.run(core.engine.cancel(handle, issuer, timeout))
 
     def close(self) -> None:
         """Close the connections; jobs under way end with ClientClosed. Background jobs are not affected."""

@@ -27,6 +27,7 @@ from typing import Any, Final, TypeVar
 
 from client_ha.addresses import AddressRemap, Server, parse_server
 from client_ha.connection import Connection
+from client_ha.cron import cron_fields
 from client_ha.deadlines import Deadlines
 from client_ha.discovery import Discovery
 from client_ha.errors import (
@@ -57,8 +58,9 @@ from client_ha.link import Link
 from client_ha.log import logger
 from client_ha.roster import Roster, RosterPeer
 from client_ha.routing import Router, SlotRouter
+from client_ha.tasks import failure_text
 from client_ha.timing import JOBS_UNDER_WAY_MAX, RESUBMITS_MAX, Timing, backoff_seconds
-from cluster.wire import request
+from cluster.wire import TEXT, request
 from cluster.wire.numbers import leading_number
 from cluster.wire.packets import (
     ERROR,
@@ -109,11 +111,17 @@ def prepare(
     priority: Priority,
     background: bool,
     at: datetime | float | int | None,
+    cron: str | None = None,
     submit_seconds: float,
     **job_arguments: Any,
 ) -> AnyJob:
     """Check the arguments and make the job with its flight; nothing is sent. Raises InvalidArgument."""
     function_name = function_bytes(function)
+    background = background or at is not None or cron is not None  # Gearman has no others for later
+    if cron is not None and unique is None:
+        raise InvalidArgument(
+            "cron= needs unique=: it names the schedule, so that submitting it again makes no second one"
+        )
     key = keys.next() if unique is None else unique_bytes(unique)
     packet = submit_packet(
         function_name,
@@ -122,6 +130,7 @@ def prepare(
         priority,
         background,
         None if at is None else epoch_seconds(at),
+        None if cron is None else cron_fields(cron),
     )
     job = make_job(
         function if isinstance(function, str) else function_name.decode("utf-8", "replace"),
@@ -137,7 +146,7 @@ def prepare(
 class _Peer(RosterPeer):
     """What the engine keeps per connection: which answers are awaited."""
 
-    __slots__ = ("running", "sequence", "statuses", "unacknowledged", "uniques")
+    __slots__ = ("lines", "running", "sequence", "statuses", "unacknowledged", "uniques")
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,6 +154,7 @@ class _Peer(RosterPeer):
         self.running: dict[bytes, Flight] = {}
         self.statuses: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
         self.uniques: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
+        self.lines: deque[asyncio.Future[bytes]] = deque()  # of text commands
         self.sequence = 0
 
 
@@ -405,7 +415,7 @@ class Engine:
                 self._set_deadline(flight)
             flight.connection = None
             self._place(flight)
-        for _, future in [*peer.statuses, *peer.uniques]:
+        for future in [future for _, future in [*peer.statuses, *peer.uniques]] + [*peer.lines]:
             if not future.done():
                 future.set_exception(ConnectionResetError(reason))
         self._tell_change()
@@ -425,7 +435,7 @@ class Engine:
 
     def outstanding(self, connection: Connection) -> bool:
         peer = _peer(connection)
-        return bool(peer.unacknowledged or peer.running or peer.statuses or peer.uniques)
+        return bool(peer.unacknowledged or peer.running or peer.statuses or peer.uniques or peer.lines)
 
     def _tell_change(self) -> None:
         changed, self._changed = self._changed, []
@@ -482,7 +492,13 @@ class Engine:
     def _work_warning(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         handle, _, data = body.partition(b"\0")
         flight = peer.running.get(handle)
-        for job in flight.jobs if flight is not None else ():
+        if flight is None:
+            return
+        why_failed = failure_text(data)
+        if why_failed:
+            flight.why_failed = why_failed  # WORK_FAIL comes next
+            return
+        for job in flight.jobs:
             job._hear_warning(data)
 
     def _work_status(self, connection: Connection, peer: _Peer, body: bytes) -> None:
@@ -495,7 +511,7 @@ class Engine:
     def _work_fail(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         flight = peer.running.pop(body.rstrip(b"\0"), None)
         if flight is not None:
-            self._end(flight, b"", JobFailed())
+            self._end(flight, b"", JobFailed(flight.why_failed) if flight.why_failed else JobFailed())
 
     def _work_exception(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         handle, _, payload = body.partition(b"\0")
@@ -560,12 +576,65 @@ class Engine:
                 numbers = [leading_number(part) for part in parts[1:]]
                 future.set_result(JobStatus(bool(numbers[0]), bool(numbers[1]), *numbers[2:]))
 
+    # Cancelling.
+
+    async def cancel(self, handle: str, server: str | None, seconds: float) -> bool:
+        """Ask the server that issued the handle, then the others. See HAClient.cancel."""
+        check_handle(handle)
+        if any(character.isspace() for character in handle):
+            raise InvalidArgument(f"{handle!r} is no job handle")
+        question = b"cancel job %b\r\n" % handle.encode()
+        issuer = None if server is None else parse_server(server)
+        asked: set[Server] = set()
+        deadline = self._loop.time() + seconds
+        while True:
+            if self._closed:
+                raise ClientClosed("the client is closed; make a new one")
+            changed = self._loop.create_future()
+            self._changed.append(changed)
+            for one in sorted(self._links, key=lambda known: known != issuer):
+                link = self._links.get(one)
+                if link is None or link.connection is None or one in asked:
+                    continue
+                line = await self._ask_line(link.connection, question, deadline)
+                if line is None:
+                    continue
+                asked.add(one)
+                if line == b"OK":
+                    return True
+                if not line.startswith(b"ERR UNKNOWN_JOB"):
+                    code, _, text = line.removeprefix(b"ERR ").decode("utf-8", "replace").partition(" ")
+                    raise ServerRefused(code, text.replace("+", " "), str(one), f"to cancel {handle}")
+            if asked and (self._roster.map is not None or issuer in asked or asked >= set(self._links)):
+                return False  # a node speaks for its fleet
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await changed
+            except TimeoutError:
+                raise NoServerAvailable(f"the cancelling of {handle}", seconds, self._attempts()) from None
+
+    async def _ask_line(self, connection: Connection, question: bytes, deadline: float) -> bytes | None:
+        """Send a text command; return its line, or None when the connection was lost or the time is up."""
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        _peer(connection).lines.append(answer)
+        connection.write(question)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await answer
+        except (TimeoutError, ConnectionResetError):
+            return None
+
+    def _text(self, connection: Connection, peer: _Peer, body: bytes) -> None:
+        if peer.lines:
+            answer = peer.lines.popleft()
+            if not answer.done():
+                answer.set_result(body.rstrip(b"\r\n"))
+
     # Status.
 
     async def status(self, handle: str, server: str | None, seconds: float) -> JobStatus:
         """Ask the server that issued the handle, then the others. See HAClient.status."""
-        if not handle or len(handle.encode()) > 255 or "\0" in handle:
-            raise InvalidArgument(f"{handle!r} is no job handle")
+        check_handle(handle)
         question = request(GET_STATUS, handle.encode())
         issuer = None if server is None else parse_server(server)
         first = [] if issuer is None else [issuer]
@@ -631,6 +700,12 @@ class Engine:
                 raise NoServerAvailable("a question for a job's status", seconds, self._attempts()) from None
 
 
+def check_handle(handle: str) -> None:
+    """Raises InvalidArgument."""
+    if not handle or len(handle.encode()) > 255 or "\0" in handle:
+        raise InvalidArgument(f"{handle!r} is no job handle")
+
+
 def _peer(connection: Connection) -> _Peer:
     state = connection.state
     assert isinstance(state, _Peer)
@@ -648,4 +723,5 @@ _METHODS: Final[dict[int, Callable[[Engine, Connection, _Peer, bytes], None]]] =
     MAP_RES: Engine._map_res,
     STATUS_RES: Engine._status_res,
     STATUS_RES_UNIQUE: Engine._status_res_unique,
+    TEXT: Engine._text,
 }

@@ -4,6 +4,7 @@
     ├── CallerMistake             fix the call
     │   ├── InvalidArgument       (also a ValueError) an argument that no server would take
     │   ├── ClientClosed          used after close(), or closed while a job was under way
+    │   ├── NoResult              result() of a background job: nobody tells its client how it ends
     │   ├── TooManyJobs           more jobs under way than the client may hold
     │   └── WrongThread           result() called where waiting for it can never end
     ├── ServerError               the servers' side; the job did not begin
@@ -44,6 +45,10 @@ class InvalidArgument(CallerMistake, ValueError):
 
 class ClientClosed(CallerMistake):
     """The client was closed, before or while this was under way."""
+
+
+class NoResult(CallerMistake):
+    """The result of a background job was asked for; Gearman sends it to nobody."""
 
 
 class TooManyJobs(CallerMistake):
@@ -105,14 +110,23 @@ class NotAllAcknowledged(GearfleetError):
         )
 
 
+FAILED_WITHOUT_TEXT: Final = "the worker reported failure; its own log says why"
+# Begins the warning (WORK_WARNING) with a failure's text, which ends with a line's end. Every client shows
+# warnings as they come, and is then told of the failure.
+FAILURE_TEXT: Final = b"JobFailed: "
+
+
 class JobError(GearfleetError):
     """A server took the job, and it did not end well."""
 
 
 class JobFailed(JobError):
-    """The worker reported failure (WORK_FAIL). A task raises it to report that."""
+    """The worker reported failure (WORK_FAIL). A task raises it to report that; its text reaches the client.
 
-    def __init__(self, message: str = "the worker reported failure; its own log says why") -> None:
+    Gearman's packet has no room for one: HAWorker sends it just before, as a warning (FAILURE_TEXT).
+    """
+
+    def __init__(self, message: str = FAILED_WITHOUT_TEXT) -> None:
         super().__init__(message)
 
 

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from client_ha.addresses import Server
 from client_ha.connection import Connection
+from client_ha.cron import CronFields
 from client_ha.errors import InvalidArgument
 from client_ha.job import BaseJob
 from cluster.wire import request
@@ -21,6 +22,7 @@ from cluster.wire.packets import (
     SUBMIT_JOB_HIGH_BG,
     SUBMIT_JOB_LOW,
     SUBMIT_JOB_LOW_BG,
+    SUBMIT_JOB_SCHED,
     UNIQUE_BYTES_MAX,
 )
 
@@ -67,6 +69,7 @@ class Flight:
         "ticket",
         "unique",
         "why",
+        "why_failed",
     )
 
     def __init__(
@@ -95,6 +98,7 @@ class Flight:
         self.rounds = 0  # how often every server said "try again"
         self.refusals: dict[Server, Refusal] | None = None  # in this round
         self.last_refusal: Refusal | None = None  # of an earlier round
+        self.why_failed = ""  # the text that comes before a WORK_FAIL
         self.ended = False  # ended; where it still waits for an answer, it only holds the place
         # The engine sets it: who was tried, and what happened.
         self.why: Callable[[Flight], tuple[tuple[str, str], ...]] | None = None
@@ -147,7 +151,7 @@ def payload_bytes(payload: bytes | str) -> bytes:
             payload = bytes(memoryview(payload))
         except TypeError:
             raise InvalidArgument(
-                f"the payload is {type(payload).__name__}; give bytes or str (json.dumps, pickle.dumps ...)"
+                f"the payload is {type(payload).__name__}; give bytes or str, such as json.dumps(value)"
             ) from None
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise InvalidArgument(
@@ -178,15 +182,23 @@ def epoch_seconds(at: datetime | float | int) -> int:
 
 
 def submit_packet(
-    function: bytes, unique: bytes, payload: bytes, priority: Priority, background: bool, epoch: int | None
+    function: bytes,
+    unique: bytes,
+    payload: bytes,
+    priority: Priority,
+    background: bool,
+    epoch: int | None,
+    cron: CronFields | None = None,
 ) -> bytes:
     """The packet that submits it. Raises InvalidArgument for a priority that does not exist."""
+    if (epoch is not None or cron is not None) and priority != "normal":
+        raise InvalidArgument("at= and cron= need priority='normal': Gearman's scheduled jobs have no other")
+    if epoch is not None and cron is not None:
+        raise InvalidArgument("at= and cron= exclude each other: a job runs once, or a schedule makes many")
+    if cron is not None:
+        return request(SUBMIT_JOB_SCHED, function, unique, *cron, payload)
     if epoch is not None:
-        if not background:
-            raise InvalidArgument("at= needs background=True: Gearman schedules background jobs only")
-        if priority != "normal":
-            raise InvalidArgument("at= needs priority='normal': Gearman's scheduled jobs have no other")
-        return request(SUBMIT_JOB_EPOCH, function, unique, str(epoch).encode(), payload)
+        return request(SUBMIT_JOB_EPOCH, function, unique, b"%d" % epoch, payload)
     packet_type = _PACKET_TYPES.get((priority, background))
     if packet_type is None:
         raise InvalidArgument(f"priority={priority!r}: must be 'high', 'normal' or 'low'")

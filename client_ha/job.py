@@ -11,6 +11,7 @@ from client_ha.errors import (
     GearfleetError,
     JobException,
     JobTimeout,
+    NoResult,
     NoServerAvailable,
     WrongThread,
 )
@@ -124,9 +125,19 @@ class BaseJob:
         )
 
     def _outcome(self) -> bytes:
+        self.raise_if_unacknowledged()
+        if self.background:
+            raise NoResult(
+                f"{self.function!r} was submitted in the background, so its result is sent to nobody. It is "
+                "acknowledged; client.status() tells whether it is done. To wait for a result submit it "
+                "without background=True, at= and cron="
+            )
+        return self._output
+
+    def raise_if_unacknowledged(self) -> None:
+        """Raise what went wrong, if something did: all that there is to know of a background job."""
         if self.error is not None:
             raise self.error.with_traceback(None)
-        return self._output
 
     # The engine tells. All in the event loop's thread.
 
@@ -230,8 +241,8 @@ class AsyncJob(BaseJob):
     async def result(self, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         """The worker's result; waits for it at most `timeout` seconds, None: as long as it takes.
 
-        A background job has none: b"" as soon as it is acknowledged.
-        Raises JobFailed, JobException, JobTimeout, JobLost, NoServerAvailable, ServerRefused, ClientClosed.
+        Raises NoResult for a background job, which has none; JobFailed, JobException, JobTimeout, JobLost,
+        NoServerAvailable, ServerRefused, ClientClosed.
         """
         if not self.finished and not await self.wait(timeout):
             raise self._timed_out(timeout)
@@ -305,8 +316,8 @@ class Job(BaseJob):
     def result(self, timeout: float | None = None) -> bytes:
         """The worker's result; waits for it at most `timeout` seconds, None: as long as it takes.
 
-        A background job has none: b"" as soon as it is acknowledged.
-        Raises JobFailed, JobException, JobTimeout, JobLost, NoServerAvailable, ServerRefused, ClientClosed;
+        Raises NoResult for a background job, which has none; JobFailed, JobException, JobTimeout, JobLost,
+        NoServerAvailable, ServerRefused, ClientClosed;
         WrongThread inside a callback of the same client.
         """
         if not self.finished and not self.wait(timeout):

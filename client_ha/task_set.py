@@ -21,6 +21,7 @@ class Task:
     priority: Priority
     background: bool
     at: datetime | float | int | None
+    cron: str | None
     timeout: float | None
     callbacks: Callbacks[Any] | None
 
@@ -43,6 +44,7 @@ class _BaseTaskSet:
         priority: Priority = "normal",
         background: bool = False,
         at: datetime | float | int | None = None,
+        cron: str | None = None,
         timeout: float | None = None,
         on_data: Callable[[Any, bytes], object] | None = None,
         on_warning: Callable[[Any, bytes], object] | None = None,
@@ -55,7 +57,9 @@ class _BaseTaskSet:
         callbacks: Callbacks[Any] | None = None
         if on_data or on_warning or on_status or on_complete or on_fail or on_exception:
             callbacks = Callbacks(on_data, on_warning, on_status, on_complete, on_fail, on_exception)
-        self._tasks.append(Task(function, payload, unique, priority, background, at, timeout, callbacks))
+        self._tasks.append(
+            Task(function, payload, unique, priority, background, at, cron, timeout, callbacks)
+        )
 
 
 class TaskSet(_BaseTaskSet):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from client_ha.errors import InvalidArgument, JobFailed, Retry
+from client_ha.errors import FAILED_WITHOUT_TEXT, FAILURE_TEXT, InvalidArgument, JobFailed, Retry
 from client_ha.flight import function_bytes
 from client_ha.log import error_text, logger
 from cluster.wire import request
@@ -16,6 +16,7 @@ from cluster.wire.packets import (
     WORK_COMPLETE,
     WORK_EXCEPTION,
     WORK_FAIL,
+    WORK_WARNING,
 )
 
 TIMEOUT_SECONDS_MIN: Final = 1.0  # gearmand takes nothing shorter
@@ -85,10 +86,27 @@ def raised(handle: bytes, function: bytes, error: BaseException) -> bytes:
         after = error.after if isinstance(error, Retry) else None
         return request(GIVE_BACK, handle, b"" if after is None else b"%d" % round(after * 1000))
     if issubclass(kind, JobFailed):
-        logger.info("%s %s failed: %s", name, job, error_text(error))
-        return request(WORK_FAIL, handle)
+        logger.warning("%s %s failed: %s", name, job, error_text(error))
+        return _failed(handle, error)
     logger.error("%s %s raised", name, job, exc_info=error)
     # Only this one packet: servers end the job with it, and a WORK_FAIL after it would name a job that is
     # gone. Clients that did not ask for exceptions get WORK_FAIL from the server.
     text = error_text(error).encode("utf-8", "replace")
     return request(WORK_EXCEPTION, handle, text[:EXCEPTION_TEXT_BYTES_MAX])
+
+
+def _failed(handle: bytes, error: BaseException) -> bytes:
+    """WORK_FAIL, and before it the text as a warning: clients know the failure, and may know why."""
+    # A class that hides its name has its text all the same.
+    text = error_text(error).partition(": ")[2]
+    if not text or text == FAILED_WITHOUT_TEXT:
+        return request(WORK_FAIL, handle)
+    data = text.encode("utf-8", "replace")[:EXCEPTION_TEXT_BYTES_MAX]
+    return request(WORK_WARNING, handle, b"%b%b\n" % (FAILURE_TEXT, data)) + request(WORK_FAIL, handle)
+
+
+def failure_text(warning: bytes) -> str:
+    """The text of a failure that this warning goes before; "" for any other warning."""
+    if not warning.startswith(FAILURE_TEXT):
+        return ""
+    return warning.removeprefix(FAILURE_TEXT).removesuffix(b"\n").decode("utf-8", "replace")

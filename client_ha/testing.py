@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from client_ha.addresses import Server
-from client_ha.client import STATUS_TIMEOUT_SECONDS, status_question
+from client_ha.client import CANCEL_TIMEOUT_SECONDS, STATUS_TIMEOUT_SECONDS, status_question
 from client_ha.context import JobContext
 from client_ha.engine import UniqueKeys, prepare
 from client_ha.errors import (
@@ -39,12 +39,13 @@ from client_ha.errors import (
 from client_ha.flight import Flight, Priority, unique_bytes
 from client_ha.job import AsyncJob, BaseJob, Callbacks, Job, JobStatus
 from client_ha.task_set import AsyncTaskSet, Task, TaskSet
-from client_ha.tasks import completed, gives_back, raised
+from client_ha.tasks import completed, failure_text, gives_back, raised
 from client_ha.timing import MAP_IN_FLIGHT, SUBMIT_MANY_IN_FLIGHT
 from client_ha.worker import BaseWorker
 from cluster.wire.packets import (
     HEADER_BYTES,
     SUBMIT_JOB_EPOCH,
+    SUBMIT_JOB_SCHED,
     WORK_COMPLETE,
     WORK_DATA,
     WORK_EXCEPTION,
@@ -53,6 +54,8 @@ from cluster.wire.packets import (
 
 STUB_SERVER: Final = Server("stub.invalid")
 RETRIES_MAX: Final = 100  # a task that raises Retry so often will do so for ever
+# Others have two: function and unique key.
+_ARGUMENTS_BEFORE_PAYLOAD: Final = {SUBMIT_JOB_EPOCH: 3, SUBMIT_JOB_SCHED: 7}
 
 AnyJob = TypeVar("AnyJob", bound=BaseJob)
 
@@ -77,6 +80,7 @@ class QueuedJob:
     payload: bytes
     priority: Priority
     at_epoch_seconds: int | None
+    cron: str | None = None  # a schedule; run_queued leaves it alone
 
 
 class _Stub(Generic[AnyJob]):
@@ -114,6 +118,7 @@ class _Stub(Generic[AnyJob]):
         at: datetime | float | int | None,
         callbacks: Callbacks[Any] | None,
         index: int = 0,
+        cron: str | None = None,
     ) -> tuple[AnyJob, bytes]:
         """Check as the real client does; return the job and its payload. Raises what that raises."""
         if self._closed:
@@ -127,26 +132,27 @@ class _Stub(Generic[AnyJob]):
             priority=priority,
             background=background,
             at=at,
+            cron=cron,
             submit_seconds=0.0,
             callbacks=callbacks,
             index=index,
         )
         flight: Flight = job.flight
         body = flight.packet[HEADER_BYTES:]
-        arguments = body.split(b"\0", 3 if flight.packet[7] == SUBMIT_JOB_EPOCH else 2)
+        arguments = body.split(b"\0", _ARGUMENTS_BEFORE_PAYLOAD.get(flight.packet[7], 2))
         job.flight = None
         data = arguments[-1]
         handle = f"H:stub:{next(self._handles)}"
-        if background:
+        if job.background:
             for queued in self.queued:
-                if (queued.function, queued.unique) == (job.function, job.unique):
+                if (queued.function, queued.unique, queued.cron) == (job.function, job.unique, cron):
                     handle = queued.handle
                     break
             else:
                 epoch = int(arguments[2]) if len(arguments) == 4 else None
-                self.queued.append(QueuedJob(job.function, job.unique, handle, data, priority, epoch))
+                self.queued.append(QueuedJob(job.function, job.unique, handle, data, priority, epoch, cron))
         job._hear_created(handle, str(STUB_SERVER))
-        if background:
+        if job.background:
             job._hear_end(b"", None)
         return job, data
 
@@ -195,7 +201,10 @@ class _Stub(Generic[AnyJob]):
         elif packet[7] == WORK_EXCEPTION:
             job._hear_end(b"", JobException(rest, repr(job.function)))
         else:
-            job._hear_end(b"", JobFailed())
+            # A failure's text comes before it as a warning.
+            first = packet[HEADER_BYTES : HEADER_BYTES + int.from_bytes(packet[8:12])]
+            text = failure_text(first.partition(b"\0")[2])
+            job._hear_end(b"", JobFailed(text) if text else JobFailed())
 
     def _next_queued(self) -> QueuedJob | None:
         """By priority, then by age; only those that a worker has a task for, and whose time has come."""
@@ -206,8 +215,16 @@ class _Stub(Generic[AnyJob]):
             for queued in self.queued
             if self._handler(queued.function.encode()) is not None
             and (queued.at_epoch_seconds is None or queued.at_epoch_seconds <= now)
+            and queued.cron is None
         ]
         return min(ready, key=lambda queued: rank[queued.priority], default=None)
+
+    def _cancel(self, handle: str) -> bool:
+        for queued in self.queued:
+            if queued.handle == handle:
+                self.queued.remove(queued)
+                return True
+        return False
 
     def _look_up(self, handle: str | None, unique: str | None) -> JobStatus:
         for known_handle, (known_unique, status) in self._running.items():
@@ -235,6 +252,7 @@ class StubClient(_Stub[Job]):
         priority: Priority = "normal",
         background: bool = False,
         at: datetime | float | int | None = None,
+        cron: str | None = None,
         timeout: float | None = None,
         on_data: Callable[[Job, bytes], object] | None = None,
         on_warning: Callable[[Job, bytes], object] | None = None,
@@ -248,7 +266,7 @@ class StubClient(_Stub[Job]):
         One for whose function no worker has a task raises JobTimeout at once from its result().
         """
         callbacks = Callbacks(on_data, on_warning, on_status, on_complete, on_fail, on_exception)
-        return self._submit(function, payload, unique, priority, background, at, callbacks)
+        return self._submit(function, payload, unique, priority, background, at, callbacks, cron=cron)
 
     def _submit(
         self,
@@ -260,9 +278,10 @@ class StubClient(_Stub[Job]):
         at: datetime | float | int | None,
         callbacks: Callbacks[Any] | None,
         index: int = 0,
+        cron: str | None = None,
     ) -> Job:
-        job, data = self._make(function, payload, unique, priority, background, at, callbacks, index)
-        if not background:
+        job, data = self._make(function, payload, unique, priority, background, at, callbacks, index, cron)
+        if not job.background:
             self._run(job, job.function, job.unique, str(job.handle), data)
         return job
 
@@ -339,6 +358,7 @@ class StubClient(_Stub[Job]):
                 task.at,
                 task.callbacks,
                 index,
+                task.cron,
             )
             for index, task in enumerate(tasks)
         ]
@@ -352,6 +372,12 @@ class StubClient(_Stub[Job]):
     def status_unique(self, unique: str | bytes, *, timeout: float = STATUS_TIMEOUT_SECONDS) -> JobStatus:
         """As HAClient.status_unique."""
         return self._look_up(None, unique_bytes(unique).decode())
+
+    def cancel(
+        self, job: Job | str, *, server: str | None = None, timeout: float = CANCEL_TIMEOUT_SECONDS
+    ) -> bool:
+        """As HAClient.cancel."""
+        return self._cancel(status_question(job, server)[0])
 
     def close(self) -> None:
         """As HAClient.close."""
@@ -383,6 +409,7 @@ class StubAsyncClient(_Stub[AsyncJob]):
         priority: Priority = "normal",
         background: bool = False,
         at: datetime | float | int | None = None,
+        cron: str | None = None,
         timeout: float | None = None,
         on_data: Callable[[AsyncJob, bytes], object] | None = None,
         on_warning: Callable[[AsyncJob, bytes], object] | None = None,
@@ -393,7 +420,7 @@ class StubAsyncClient(_Stub[AsyncJob]):
     ) -> AsyncJob:
         """As AsyncHAClient.submit; a foreground job runs as a task of the loop."""
         callbacks = Callbacks(on_data, on_warning, on_status, on_complete, on_fail, on_exception)
-        return self._submit(function, payload, unique, priority, background, at, callbacks)
+        return self._submit(function, payload, unique, priority, background, at, callbacks, cron=cron)
 
     def _submit(
         self,
@@ -405,9 +432,10 @@ class StubAsyncClient(_Stub[AsyncJob]):
         at: datetime | float | int | None,
         callbacks: Callbacks[Any] | None,
         index: int = 0,
+        cron: str | None = None,
     ) -> AsyncJob:
-        job, data = self._make(function, payload, unique, priority, background, at, callbacks, index)
-        if not background:
+        job, data = self._make(function, payload, unique, priority, background, at, callbacks, index, cron)
+        if not job.background:
             running = self._run(job, job.function, job.unique, str(job.handle), data)
             task = asyncio.get_running_loop().create_task(running)
             self._tasks.add(task)
@@ -493,6 +521,7 @@ class StubAsyncClient(_Stub[AsyncJob]):
                 task.at,
                 task.callbacks,
                 index,
+                task.cron,
             )
             for index, task in enumerate(tasks)
         ]
@@ -508,6 +537,12 @@ class StubAsyncClient(_Stub[AsyncJob]):
     ) -> JobStatus:
         """As AsyncHAClient.status_unique."""
         return self._look_up(None, unique_bytes(unique).decode())
+
+    async def cancel(
+        self, job: AsyncJob | str, *, server: str | None = None, timeout: float = CANCEL_TIMEOUT_SECONDS
+    ) -> bool:
+        """As AsyncHAClient.cancel."""
+        return self._cancel(status_question(job, server)[0])
 
     async def close(self) -> None:
         """As AsyncHAClient.close."""

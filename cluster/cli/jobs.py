@@ -72,6 +72,11 @@ def read_moment(text: str, now: float) -> float:
 @click.option("--unique", "-u", metavar="KEY", help="Jobs of one function and key under way are one job.")
 @click.option("--at", metavar="TIME", help="Not before then: 2026-12-01T08:30, +10m or seconds since 1970.")
 @click.option(
+    "--cron",
+    metavar="'M H D M W'",
+    help="A schedule in cron's five fields, in UTC; needs --unique, which names it. cancel HANDLE ends it.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0.01),
     metavar="SECONDS",
@@ -86,13 +91,14 @@ def submit(
     priority: Any,
     unique: str | None,
     at: str | None,
+    cron: str | None,
     timeout: float | None,
     as_json: bool,
 ) -> int:
     """Submit a job and print its result.
 
-    Each PAYLOAD is a job of its own; "-", or none, is what comes on standard input. --at submits in the
-    background.
+    Each PAYLOAD is a job of its own; "-", or none, is what comes on standard input. --at and --cron submit in
+    the background.
 
     Exit codes: 0 done, 1 a job failed, 2 usage, 3 no server.
     """
@@ -104,7 +110,9 @@ def submit(
             moment = read_moment(at, time.time())
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-        background = True
+    if cron is not None and unique is None:
+        raise click.UsageError("--cron needs --unique KEY: it names the schedule, so that there is only one")
+    background = background or at is not None or cron is not None
     data = [_payload(text) for text in payloads or ("-",)]
     client = HAClient(servers.addresses, submit_timeout=timeout or ACKNOWLEDGE_SECONDS, tls=servers.tls)
     code = 0
@@ -123,6 +131,7 @@ def submit(
                         priority=priority,
                         background=background,
                         at=moment,
+                        cron=cron,
                         timeout=timeout,
                         on_data=output.data,
                         on_warning=_warn,
@@ -194,7 +203,10 @@ def _report(
         error = job
     else:
         try:
-            result = job.result(timeout=timeout)
+            if background:
+                job.raise_if_unacknowledged()
+            else:
+                result = job.result(timeout=timeout)
         except GearfleetError as fault:
             error = fault
     if as_json:

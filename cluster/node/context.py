@@ -169,8 +169,11 @@ class Context:
             job.clients = None
 
     def record_done(self, job: Job, outcome: int) -> None:
-        """Put the end of a background job into the open group; remember its key if that is wanted."""
-        if job.background == REMEMBERED and job.coalesces:
+        """Put the end of a background job into the open group; remember its key if that is wanted.
+
+        What was taken back is not done: the same key may be submitted again.
+        """
+        if job.background == REMEMBERED and job.coalesces and outcome != entries.CANCELLED:
             ended = int(self.wall_seconds)
             self.remember(job.slot, job.key, job.handle, ended)
             slot = self.log.slots[job.slot]

@@ -58,7 +58,7 @@ def test_a_command_that_fails_fails_its_job_after_its_output(
     ended = gearfleet("submit", "-s", shared_node.address, function.decode(), "x")
     assert ended.code == 1
     assert ended.out == function + b"\n"
-    assert b"the worker reported failure" in ended.err
+    assert ended.err == b"gearfleet: the command ended with 3\n"
 
 
 def test_a_command_over_its_time_limit_is_killed_and_fails(
@@ -90,6 +90,24 @@ def test_a_job_for_later_waits(gearfleet: RunCommand, shared_node: Node, functio
         worker.can_do(function)
         assert worker.grab() is None
     assert gearfleet("cancel", ended.out.decode().strip(), "-s", shared_node.address).code == 0
+
+
+def test_a_schedule_is_made_and_cancelled(gearfleet: RunCommand, shared_node: Node, function: bytes) -> None:
+    words = (
+        "submit",
+        "-s",
+        shared_node.address,
+        function.decode(),
+        "x",
+        "-u",
+        "nightly",
+        "--cron",
+        "0 3 * * mon",
+    )
+    handle = gearfleet(*words).out
+    assert handle.startswith(b"H:")
+    assert gearfleet(*words).out == handle  # the same schedule
+    assert gearfleet("cancel", "-s", shared_node.address, handle.decode().strip()).code == 0
 
 
 def test_sigterm_lets_the_job_that_runs_finish(
@@ -220,6 +238,8 @@ def test_which_signals_ended_a_command() -> None:
         (["submit", "f", "x", "-s", "127.0.0.1:1", "--timeout", "0.2"], 3, "127.0.0.1:1: connection refused"),
         (["submit", "f" * 600, "x"], 2, "511"),
         (["submit", "f", "x", "--at", "tomorrow"], 2, "write 2026-12-01T08:30, +90s"),
+        (["submit", "f", "x", "--cron", "0 3 * * *"], 2, "--unique"),
+        (["submit", "f", "x", "-u", "k", "--cron", "at three"], 2, "day of week"),
         (["submit", "f", "x", "y", "-u", "key"], 2, "one job"),
         (["submit", "f", "x", "--tls-ca", "/nowhere.pem"], 2, "/nowhere.pem"),
         (["submit"], 2, "Missing argument"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,18 +14,21 @@ from client_ha import (
     AsyncHAWorker,
     HAClient,
     HAWorker,
+    InvalidArgument,
     Job,
     JobContext,
     JobException,
     JobFailed,
     JobTimeout,
+    NoResult,
     Retry,
+    ServerRefused,
     Timing,
 )
 from cluster.wire.packets import WORK_STATUS
 from tests.client_ha.conftest import Server
 from tests.client_ha.fake_server import in_loop
-from tests.support import eventually
+from tests.support import WAIT_SECONDS, Gearmand, Node, eventually
 
 
 def echo(job: JobContext) -> bytes:
@@ -132,7 +135,8 @@ def test_a_background_job_is_acknowledged_known_and_done(server: Server, patient
 
     with HAClient(server.address, timing=patient) as client:
         job = client.submit("slow", unique="key", background=True)
-        assert job.result() == b""
+        with pytest.raises(NoResult):
+            job.result()
         assert job.handle
         assert client.status(job).known
         assert not client.status(job).running
@@ -399,3 +403,93 @@ async def test_the_asynchronous_pair(server: Server, patient: Timing) -> None:
         assert len(heard) == 20
         with pytest.raises(JobTimeout):
             await (await client.submit("nobody-does-this")).result(timeout=0.1)
+
+
+def test_a_waiting_job_is_cancelled_by_job_reference_or_handle(server: Server, patient: Timing) -> None:
+    with HAClient(server.address, timing=patient) as client:
+        job = client.submit("never worked", background=True)
+        assert client.cancel(job)
+        # gearmand keeps a cancelled job in its lists, and would say that it cancels it again.
+        if isinstance(server, Node):
+            assert not client.status(job).known
+            assert not client.cancel(job)
+        by_reference = client.submit("never worked", background=True).reference
+        assert by_reference is not None
+        assert client.cancel(by_reference)
+        by_handle = client.submit("never worked", background=True).handle
+        assert by_handle is not None
+        assert client.cancel(by_handle)
+        assert not client.cancel("H:nobody:1")
+        with pytest.raises(InvalidArgument):
+            client.cancel("H:1\r\nshutdown")
+        # Jobs and questions go on around it, in order.
+        assert client.submit("never worked", background=True).handle
+
+
+@in_loop
+async def test_a_coroutine_cancels(server: Server, patient: Timing) -> None:
+    async with AsyncHAClient(server.address, timing=patient) as client:
+        jobs = [await client.submit("never worked", background=True) for _ in range(3)]
+        assert await asyncio.gather(*(client.cancel(job) for job in jobs)) == [True] * 3
+
+
+def test_a_foreground_job_that_is_cancelled_has_failed(shared_node: Node, patient: Timing) -> None:
+    with HAClient(shared_node.address, timing=patient) as client:
+        job = client.submit("never worked")
+        eventually(lambda: job.handle)
+        assert client.cancel(job)
+        with pytest.raises(JobFailed):
+            job.result(timeout=WAIT_SECONDS)
+
+
+def test_a_cancelled_key_may_be_submitted_again(shared_node: Node, patient: Timing) -> None:
+    # Nodes remember the keys of HAClient's jobs that are done; one that was taken back is not done.
+    with HAClient(shared_node.address, timing=patient) as client:
+        first = client.submit("never worked", unique="again", background=True)
+        assert client.cancel(first)
+        second = client.submit("never worked", unique="again", background=True)
+        assert second.handle != first.handle
+        assert client.status(second).known
+
+
+def test_a_schedule_is_made_once_kept_and_cancelled(shared_node: Node, patient: Timing) -> None:
+    with HAClient(shared_node.address, timing=patient) as client:
+        nightly = client.submit("never worked", unique="nightly", cron="0 3 * * mon-fri")
+        assert client.status(nightly).known
+        assert (
+            client.submit("never worked", unique="nightly", cron="0 3 * * mon-fri").handle == nightly.handle
+        )
+        assert client.cancel(nightly)
+        with pytest.raises(ServerRefused, match="minute"):
+            client.submit("never worked", unique="nightly", cron="61 3 * * *")
+        # Another time under the same name.
+        other = client.submit("never worked", unique="nightly", cron="0 4 * * 7")
+        assert other.handle != nightly.handle
+        assert client.cancel(other)
+
+
+def test_a_stock_server_has_no_schedules(stock: Gearmand, patient: Timing) -> None:
+    with HAClient(stock.address, timing=patient) as client, pytest.raises(ServerRefused):
+        client.submit("f", unique="nightly", cron="0 3 * * *", timeout=5)
+
+
+def test_a_failure_s_text_reaches_its_client(server: Server, patient: Timing) -> None:
+    worker = HAWorker(server.address, timing=patient)
+
+    @worker.task("fail with a text")
+    def fail(job: JobContext) -> bytes:
+        raise JobFailed("no paper")
+
+    with worker, HAClient(server.address, timing=patient) as client:
+        job = client.submit("fail with a text")
+        with pytest.raises(JobFailed, match=r"^no paper$"):
+            job.result(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def stock() -> Iterator[Gearmand]:
+    gearmand = Gearmand("--threads", "0")
+    try:
+        yield gearmand.start()
+    finally:
+        gearmand.close()

@@ -17,6 +17,7 @@ from client_ha import (
     JobException,
     JobFailed,
     JobTimeout,
+    NoResult,
     Retry,
 )
 from client_ha.testing import Report, StubAsyncClient, StubClient
@@ -43,6 +44,10 @@ def make_worker() -> HAWorker:
     @worker.task("fail")
     def fail(job: JobContext) -> bytes:
         raise JobFailed
+
+    @worker.task("fail with a text")
+    def fail_with_a_text(job: JobContext) -> bytes:
+        raise JobFailed("no paper")
 
     @worker.task("retry")
     def retry(job: JobContext) -> str:
@@ -141,3 +146,31 @@ async def test_the_asynchronous_stub() -> None:
         tasks = client.task_set()
         tasks.add("double", "x")
         assert [await job for job in await tasks.run(timeout=5)] == [b"xx"]
+
+
+def test_what_is_for_later_is_queued_and_can_be_cancelled() -> None:
+    client = StubClient(make_worker())
+    later = client.submit("reverse", at=time.time() + 3600)  # in the background by itself
+    nightly = client.submit("reverse", "p", unique="nightly", cron="0 3 * * *")
+    assert [(queued.payload, queued.cron) for queued in client.queued] == [(b"", None), (b"p", "0 3 * * *")]
+    assert later.background
+    assert nightly.background
+    assert client.run_queued() == 0
+    assert client.cancel(nightly)
+    assert not client.cancel(nightly)
+    assert [queued.handle for queued in client.queued] == [later.handle]
+
+
+def test_a_failure_s_text_reaches_the_client() -> None:
+    client = StubClient(make_worker())
+    warned: list[bytes] = []
+    job = client.submit("fail with a text", on_warning=lambda job, data: warned.append(data))
+    with pytest.raises(JobFailed, match=r"^no paper$"):
+        job.result()
+    assert not warned  # it is the failure's
+
+
+def test_a_background_job_has_no_result() -> None:
+    client = StubClient(make_worker())
+    with pytest.raises(NoResult, match="background"):
+        client.submit("reverse", background=True).result()

@@ -414,7 +414,7 @@ WRONG_TYPE = b"TypeError: the task returned int; it must return bytes, str or No
         (lambda job: None, WORK_COMPLETE, [b"H:1", b""]),
         (lambda job: 5, WORK_EXCEPTION, [b"H:1", WRONG_TYPE]),
         (lambda job: [][0], WORK_EXCEPTION, [b"H:1", b"IndexError: list index out of range"]),
-        (lambda job: _raise(JobFailed("no")), WORK_FAIL, [b"H:1"]),
+        (lambda job: _raise(JobFailed), WORK_FAIL, [b"H:1"]),
         (lambda job: _raise(SystemExit(1)), WORK_EXCEPTION, [b"H:1", b"SystemExit: 1"]),
     ],
 )
@@ -436,7 +436,24 @@ def test_what_a_task_s_end_means_on_the_wire(
     asyncio.run(asyncio.wait_for(scenario(), 15))
 
 
-def _raise(error: BaseException) -> bytes:
+def test_a_failure_s_text_goes_before_it_as_a_warning(patient: Timing) -> None:
+    async def scenario() -> None:
+        async with FakeServer() as one:
+            worker = HAWorker(one.address, timing=patient)
+            worker.task("f")(lambda job: _raise(JobFailed("no paper")))
+            worker.start()
+            connection, _ = await one.expect(GRAB_JOB_UNIQ)
+            assign(connection)
+            assert (await one.expect(WORK_WARNING))[1] == [b"H:1", b"JobFailed: no paper\n"]
+            assert (await one.expect(WORK_FAIL))[1] == [b"H:1"]
+            connection, _ = await one.expect(GRAB_JOB_UNIQ)
+            connection.send(NO_JOB)
+            await asyncio.to_thread(worker.stop)
+
+    asyncio.run(asyncio.wait_for(scenario(), 15))
+
+
+def _raise(error: BaseException | type[BaseException]) -> bytes:
     raise error
 
 
