@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from cluster.jobs import HIGH, LOW, NORMAL, PRIORITIES, QueueLimits
 from cluster.node.cancelled import Cancelled
 from cluster.node.context import Context, Stop
+from cluster.node.events import EVENTS_PER_TURN_MAX, Command
 from cluster.node.forward import CANCEL, CANCEL_RES
 from cluster.node.listing import BadFilter, find_jobs, read_filter, row_values
 from cluster.replication import entries
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 OK: Final = b"OK\r\n"
 END: Final = b".\n"
 LIMIT_MAX: Final = 1 << 62
+COMMAND_BYTES_MAX: Final = 256  # of one that is logged
 # Their words are separated by blanks only: a function's name may hold a tab (Perl's `prefix` makes one).
+# What these do somebody will ask for later: who did it?
+_CHANGES: Final = frozenset({b"cancel", b"create", b"drop", b"maxqueue", b"shutdown"})
 _OF_FUNCTIONS: Final = frozenset({b"create", b"drop", b"maxqueue"})
 
 
@@ -65,8 +69,24 @@ class AdminVerbs:
             words = [word for word in line.strip().split(b" ") if word]
         command = self._commands.get(verb)
         reply = _unknown(words[0]) if command is None else command(connection, words[1:])
+        if verb in _CHANGES:
+            self._note(connection, line, reply)
         if reply:  # else another node gives it
             self._context.send(connection, reply)
+
+    def _note(self, connection: Connection, line: bytes, reply: bytes) -> None:
+        """For the log. What was wrongly written has changed nothing; of a stop the attempt counts, too."""
+        refused = reply if reply.startswith(b"ERR") else b""
+        if refused and not refused.startswith(b"ERR NOT_ALLOWED"):
+            return
+        if len(self._context.commands) >= EVENTS_PER_TURN_MAX:
+            self._context.commands_left_out += 1
+            return
+        self._context.commands.append(
+            Command(
+                line.strip()[:COMMAND_BYTES_MAX], connection.address, connection.client_id, refused.strip()
+            )
+        )
 
     def _list_workers(self, connection: Connection, words: list[bytes]) -> bytes:
         """FD IP CLIENT-ID : functions; every connection, as gearmand lists them."""

@@ -22,7 +22,7 @@ from cluster.jobs import (
 )
 from cluster.node.ages import Ages
 from cluster.node.connection import Connection
-from cluster.node.events import Events
+from cluster.node.events import Command, Events
 from cluster.replication import SLOT_COUNT, Group, Log, entries
 from cluster.wire import error
 from cluster.wire.packets import HANDLE_BYTES_MAX, INVALID_ARGUMENT
@@ -85,6 +85,8 @@ class Context:
         self.released: dict[Connection, None] = {}  # have got what another node had to give
         self.fleet: Fleet | None = None  # None: standalone
         self.events = Events()
+        self.commands: list[Command] = []  # of this turn, to be logged
+        self.commands_left_out = 0  # beyond EVENTS_PER_TURN_MAX
         self.dispatching = True  # jobs may be given to workers (rule 11)
         self.stop: Stop | None = None
         self.refusal: str | None = None  # why background submits are refused now

@@ -22,6 +22,15 @@ class Event(NamedTuple):
     reason: str
 
 
+class Command(NamedTuple):
+    """A text command that changes something, or wanted to: who gave it is of interest afterwards."""
+
+    line: bytes
+    address: str
+    client_id: bytes
+    refused: bytes  # the answer that refuses it; empty: it was done, or another node has been asked to
+
+
 class Events:
     """The events of a turn, bounded; `take` empties it."""
 

@@ -12,6 +12,8 @@ peer_hosts.py  where the peer port listens when nobody has said so
 control.py     what an operator says to a fleet: service and client
 server.py      Server: the loop's turn around the node's turn, timers, housekeeping, stopping
 recovery.py    rule 15: the fleet's map back into an etcd that has lost it
+stranger_log.py   who changed something or was refused at the Gearman port
+tls_listener.py   accepts connections that speak TLS
 status.py      what the node tells about itself
 rights.py      what root makes for the user that the node becomes
 process.py     run(): signals, files, limits, logging of one server process

@@ -21,7 +21,7 @@ UNREAD_HIGH_WATER_BYTES: Final = 1024 * 1024
 
 def new_connection(number: int, peername: object) -> Connection:
     """The node's side of an accepted socket."""
-    address, local = _address(peername)
+    address, local = address_of(peername)
     return Connection(number, address, local=local)
 
 
@@ -43,7 +43,7 @@ def take(server: Server, connection: Connection, decoder: Decoder, data: bytes) 
         server.beginnings.changed(connection, decoder, now_seconds, anew=bool(packets))
 
 
-def _address(peername: object) -> tuple[str, bool]:
+def address_of(peername: object) -> tuple[str, bool]:
     """The peer's address as text, and whether it is of this machine."""
     if isinstance(peername, tuple) and peername:
         host = str(peername[0])

@@ -34,7 +34,9 @@ from cluster.server.plain import PlainPort
 from cluster.server.settings import Settings
 from cluster.server.silence import SilenceWatch
 from cluster.server.status import FleetStatus, FunctionStatus, Latency, NodeStatus, Phase
+from cluster.server.stranger_log import StrangerLog
 from cluster.server.tls import TlsPeer, tls_context
+from cluster.server.tls_listener import TlsListener
 from cluster.server.turns import TurnSelector
 from cluster.server.whereabouts import Whereabouts
 
@@ -76,6 +78,7 @@ class Server:
         self._selector = selector
         self.log = structlog.get_logger("gearfleet")
         self._job_log = JobLog(self.log)
+        self._stranger_log = StrangerLog(self.log)
         self.node = self._new_node()
         self.beginnings = Beginnings(self)
         self._silence = SilenceWatch(self)
@@ -90,7 +93,7 @@ class Server:
         self._starting: asyncio.Task[None] | None = None
         self._directory: DataDirectory | None = None
         self._journal: Journal | None = None
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | TlsListener] = []
         self._port: PlainPort | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: tuple[float | None, float | None] = (None, None)
@@ -181,15 +184,21 @@ class Server:
         if tls is None and self._selector is not None:
             self._port = PlainPort(self, self._selector, socks, settings.backlog)
             self._selector.only_ours = lambda: not self._in_turn
+        elif tls is None:
+            for sock in socks:
+                self._listeners.append(
+                    await self._loop.create_server(lambda: TlsPeer(self), sock=sock, backlog=settings.backlog)
+                )
         else:
             for sock in socks:
                 self._listeners.append(
-                    await self._loop.create_server(
+                    TlsListener(
+                        sock,
                         lambda: TlsPeer(self),
-                        sock=sock,
+                        tls,
+                        self.tls_refused,
                         backlog=settings.backlog,
-                        ssl=tls,
-                        ssl_handshake_timeout=settings.tls_handshake_seconds if tls else None,
+                        handshake_seconds=settings.tls_handshake_seconds,
                     )
                 )
         self.turn()
@@ -345,6 +354,16 @@ class Server:
         if self._stopping and not self.node.context.connections:
             self.deserted.set()
 
+    def _log_commands(self) -> None:
+        context = self.node.context
+        commands, context.commands = context.commands, []
+        left_out, context.commands_left_out = context.commands_left_out, 0
+        self._stranger_log.commands(commands, left_out, time.monotonic())
+
+    def tls_refused(self, address: str, reason: str) -> None:
+        """Somebody did not get through the TLS handshake."""
+        self._stranger_log.tls_refused(address, reason, time.monotonic())
+
     def turned_away(self) -> None:
         """One connection too many; told once a second, not once each."""
         self._turned_away += 1
@@ -406,6 +425,8 @@ class Server:
         self._deliver(output)
         if node.context.events or self._job_log.lines_left_out:
             self._job_log.write(*node.context.events.take(), time.monotonic())
+        if node.context.commands:
+            self._log_commands()
         due = node.next_due()
         if due != self._timer_due:
             self._arm(due)
