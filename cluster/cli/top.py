@@ -46,6 +46,7 @@ def look(servers: Servers) -> list[Look]:
     def ask(admin: Admin) -> Look:
         try:
             version, functions = admin.line("version"), tuple(admin.status())
+            admin.odd_lines.clear()  # the screen is no place for complaints
             unloaded = admin.unloaded_slots()
         except Refused as refusal:
             return Look(admin.server, fault=refusal.text)

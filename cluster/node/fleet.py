@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cluster.jobs import FINISHED, PENDING, QUEUED, RECLAIM, SCHEDULED, Job, QueueLimits
+from cluster.node import slot_news
 from cluster.node.cancelled import Cancelled
 from cluster.node.connection import Connection, Held
 from cluster.node.context import Context, job_record, slot_of_handle
@@ -124,6 +125,7 @@ class Fleet:
         self.primary_names: list[str | None] = [None] * SLOT_COUNT
         self.forwarder = Forwarder(node.context, self)
         self.takeovers = 0
+        self.news = slot_news.SlotNews()
         self.fenced = True
         self.catching_up = False  # more states are to be made for others
         self._activating: deque[int] = deque()
@@ -225,6 +227,9 @@ class Fleet:
             if lead is not None and (not mine or lead.epoch < row.epoch):
                 if row.epoch < lead.epoch:
                     continue
+                if not mine:
+                    what = slot_news.HANDED_OVER if slot_index in self._paused else slot_news.LOST
+                    self.news.gave(slot_index, what, row.primary, self._context.monotonic_seconds)
                 self._step_down(slot_index)
                 lead = None
             if not mine:
@@ -235,13 +240,22 @@ class Fleet:
                     continue  # somebody is ahead of this view
                 self.replicator.lead(slot_index, row.epoch)
                 slot.lead(row.epoch, me.incarnation & FOREGROUND_MASK, self._context.settings.handle_prefix)
-                self.takeovers += before is not None and not self._gave(before)
+                taken = before is not None and not self._gave(before)
+                self.takeovers += taken
+                self._tell_gained(slot_index, before, taken=taken)
             self.replicator.set_members(
                 slot_index, row.in_sync, self._pending.get(slot_index, ()), row.learners
             )
             # After `promote` it serves once enough others have caught up (rule 5).
             self.replicator.leads[slot_index].enough = len(row.in_sync) >= min_in_sync
         self._own_slots_stale = True
+
+    def _tell_gained(self, slot_index: int, before: SlotRow | None, *, taken: bool) -> None:
+        other = before.primary if before is not None else ""
+        what = slot_news.TOOK_OVER if taken else slot_news.GOT
+        if other == self.me.name:
+            what = slot_news.LEADS_AGAIN
+        self.news.gained(slot_index, what, other, self._context.monotonic_seconds)
 
     def _gave(self, before: SlotRow) -> bool:
         """Whether a slot's last primary is up, so that it must have handed the slot over."""
@@ -274,6 +288,7 @@ class Fleet:
                     f"{alive} of at least {config.min_in_sync} in-sync copies of this job's slot are up: "
                     f"{remedy}"
                 )
+        self.news.unreachable(self._unreachable, self._context.monotonic_seconds)
 
     def refusal_of(self, slot_index: int) -> str | None:
         """Why a request for this slot need not wait; None when it may."""
@@ -365,6 +380,7 @@ class Fleet:
         if served:
             self._own_slots_stale = True
             self._moved.update(served)
+            self.news.served(served, self._context.monotonic_seconds)
 
     def _make_jobs(self, slot_index: int, replica: Replica) -> None:
         replica.fold(0)
@@ -867,6 +883,8 @@ class Fleet:
                 if event.kind == READY:
                     self._activating.append(event.slot)
                 elif event.kind == REJECTED_BY and event.slot in replicator.leads:
+                    now = self._context.monotonic_seconds
+                    self.news.gave(event.slot, slot_news.LOST, "one with a newer map", now)
                     self._step_down(event.slot)
         if self._activating:
             self._activate()
@@ -963,6 +981,7 @@ class Fleet:
             if self._refused:
                 self._refused = False
                 self._node.refuse_background(None)
+                self.news.refused(None, now)
             return
         if number and now - self._stalled_since > self.settings.stall_seconds:
             reason = (
@@ -973,6 +992,7 @@ class Fleet:
             if not self._refused:
                 self._refused = True
                 self._node.refuse_background(reason)
+                self.news.refused(reason, now)
             self._node.give_up_waiting(reason)
 
     def _silent_names(self, now: float) -> list[str]:
@@ -985,6 +1005,10 @@ class Fleet:
         return sorted(names)
 
     # ---- for people
+
+    def slot_events(self, now: float) -> list[slot_news.SlotEvent]:
+        """What the log is to say of slots now."""
+        return self.news.take(now, self._silent_names(now))
 
     def running_here(self) -> int:
         """Jobs that workers of this node run, wherever they are led."""

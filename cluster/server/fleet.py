@@ -22,6 +22,7 @@ import structlog
 
 from cluster import __version__
 from cluster.node.fleet import Fleet, FleetSettings
+from cluster.node.slot_news import WARNINGS
 from cluster.placement import (
     Forget,
     Member,
@@ -59,6 +60,7 @@ IDLE_SECONDS: Final = 2.0  # how often what only time changes is looked at
 BUSY_SECONDS: Final = 0.1  # the same while learners catch up or slots are being handed over
 FRAME_PACE_SECONDS: Final = 0.00125  # between two frames to a node, under load
 DRAINED_SECONDS: Final = 0.3  # for a drain's last word to leave, before the node stops
+NEWS_SECONDS: Final = 0.25  # how often the log is told what became of slots
 LOOK_SECONDS: Final = 0.1  # how often a drain looks how far it is
 FINISH_SECONDS: Final = 10.0  # how long a drained node waits for jobs that its workers still run
 STOP_SECONDS: Final = 8.0  # how long a stopping node tries to hand its slots over
@@ -277,6 +279,7 @@ class FleetLife:
         self.store.start()
         self.waits_for = "the fleet to be made" if self.fleet.view.map is None else ""
         self._spawn(self._drive())
+        self._spawn(self._tell_of_slots())
         self._spawn(self._check_advertise())
         self._log.info(
             "joined",
@@ -355,6 +358,17 @@ class FleetLife:
         self.stop_reason = str(error)
         self._log.error("this node has lost its name", reason=str(error))
         self._server.fail()
+
+    async def _tell_of_slots(self) -> None:
+        """For ever: what becomes of slots, in few lines (cluster/node/slot_news.py)."""
+        while True:
+            await asyncio.sleep(NEWS_SECONDS)
+            self._log_slots()
+
+    def _log_slots(self) -> None:
+        for event in self.fleet.slot_events(time.monotonic()):
+            log = self._log.warning if event.what in WARNINGS else self._log.info
+            log(event.what, **event.fields)
 
     async def _drive(self) -> None:
         """For ever: what etcd says to the Fleet, what the Fleet proposes to etcd."""
@@ -586,14 +600,28 @@ class FleetLife:
         if not hasattr(self, "fleet") or self.fleet.view.map is None:
             return
         others = [name for name in self.fleet.replicator.peers if name in self.fleet.view.members]
-        if not others or not self.fleet.replicator.leads:
+        slots = len(self.fleet.replicator.leads)
+        if not others or not slots:
+            self._log.info("stopping", slots=slots, hands_over_to=0)
             return
+        self._log.info("stopping", slots=slots, hands_over_to=len(others))
+        began = time.monotonic()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 # Also when a drain is under way: once more costs nothing.
                 async for step in self.give_away(restart=True):
                     if not step.leads:
                         break
+        left = len(self.fleet.replicator.leads)
+        seconds = round(time.monotonic() - began, 2)
+        if left:
+            self._log.warning(
+                "stops with slots that it could not hand over; others take them over",
+                slots=left,
+                seconds=seconds,
+            )
+        else:
+            self._log.info("leads nothing any more", handed_over=slots, seconds=seconds)
 
     async def close(self) -> None:
         """Leave the fleet: the key goes, streams end."""
