@@ -68,6 +68,30 @@ def test_jobs_workers_and_the_journal_are_counted(start_node: StartNode, connect
     assert found["gearfleet_ready", ()] == 1
 
 
+def test_an_alarm_on_no_worker_goes_on_when_the_last_one_has_died(
+    start_node: StartNode, connect: Connect
+) -> None:
+    # Given a worker of a function, whose name prints, and of one whose name does not
+    node = start_node(*HTTP, durability="memory")
+    port = http_port(node)
+    worker = connect(node)
+    worker.can_do(b"resize")
+    worker.can_do(b"site\tmail\xff")
+
+    def workers() -> dict[str, float]:
+        return {
+            dict(labels)["function"]: value
+            for (name, labels), value in metrics(port).items()
+            if name == "gearfleet_workers"
+        }
+
+    eventually(workers, {"resize": 1, r"site\x09mail\xff": 1})
+    # When it dies
+    worker.close()
+    # Then the functions are there without a worker
+    eventually(workers, {"resize": 0, r"site\x09mail\xff": 0})
+
+
 def test_a_node_that_stands_alone_has_no_port_unless_told(start_node: StartNode) -> None:
     node = start_node(durability="memory")
     assert [event for event in node.log_events if event["event"] == "http listening"] == []
