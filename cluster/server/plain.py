@@ -3,7 +3,9 @@
 One wait for events is one turn: it takes what every ready connection has, ends, and writes each answered
 connection once.
 
-Each connection is read at most RECEIVE_BYTES a turn, so that no one keeps the others waiting.
+Each connection is read at most RECEIVE_BYTES a turn, so that no one keeps the others waiting. While it has
+more than that, its answers wait: an answer to a peer that has sent all and gone makes the peer's kernel throw
+away what it has not delivered yet.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from cluster.server.server import Server
 
 RECEIVE_BYTES: Final = 64 * 1024
+# How many reads in a row answers wait for the rest of what a peer sends; a probe must not take it for dead.
+WITHHELD_READS_MAX: Final = 128
 ACCEPTS_PER_TURN: Final = 256
 # Under load a turn looks again for what became ready while it worked.
 GATHERS_PER_TURN: Final = 2
@@ -56,8 +60,10 @@ class PlainPeer:
         "_unsent",
         "connection",
         "decoder",
+        "full_reads",
         "linger_until",
         "receive",
+        "withholds",
     )
 
     def __init__(
@@ -74,10 +80,12 @@ class PlainPeer:
         self._unread_bytes = 0
         self.linger_until = 0.0
         self._ended = False  # the peer sends no more
+        self.full_reads = 0  # in a row, and those that followed at once
+        self.withholds = False  # answers wait until what it sends has been read
 
     def write(self, data: bytes) -> None:
         """Send now what the socket takes, keep the rest."""
-        if not self._unsent:
+        if not self._unsent and not self.withholds:
             try:
                 sent = self._send(data)
             except BlockingIOError:
@@ -93,10 +101,21 @@ class PlainPeer:
         else:
             self._unsent.append(data)
             self._unread_bytes += len(data)
+            self._watch(self._mask | _OUT)
         if self._unread_bytes > UNREAD_HIGH_WATER_BYTES and self._mask & _IN and self.connection is not None:
             # It does not read: do not let it ask for more.
             self._port.server.slow[self.connection] = None
             self._watch(self._mask & ~_IN)
+
+    def has_more(self) -> None:
+        """A read was full, so there is more to come; a short one after it may only have been quick."""
+        self.full_reads += 1
+        self.withholds = self.full_reads <= WITHHELD_READS_MAX
+
+    def has_no_more(self) -> None:
+        """The socket takes answers, and there is nothing to read."""
+        self.full_reads = 0
+        self.withholds = False
 
     def flush(self) -> None:
         """The socket takes more."""
@@ -148,6 +167,7 @@ class PlainPeer:
                 return
         elif not connection.closing:
             self._port.server.node.ended(connection)
+        self.has_no_more()
         # The end of input would be reported again and again.
         self._ended = True
         self._watch(self._mask & ~_IN)
@@ -159,6 +179,7 @@ class PlainPeer:
         patience = LINGER_UNSENT_SECONDS if self._unsent else LINGER_SECONDS
         self.linger_until = time.monotonic() + patience
         self._port.lingering[self] = None
+        self.withholds = False
         if not self._ended:
             self._watch(self._mask | _IN)  # what it still sends is read and dropped
         self._port.detach(self)
@@ -263,7 +284,10 @@ class PlainPort:
                     self._accept(listener)
                 continue
             if mask & _OUT:
-                peer.flush()
+                if peer.withholds and mask == _OUT:
+                    peer.has_no_more()
+                if not peer.withholds:
+                    peer.flush()
             if mask & ~_OUT:
                 try:
                     data = peer.receive(RECEIVE_BYTES)
@@ -279,6 +303,10 @@ class PlainPort:
                     continue
                 connection = peer.connection
                 if connection is not None and not connection.closing:
+                    if len(data) == RECEIVE_BYTES or peer.withholds:
+                        peer.has_more()
+                    elif peer.full_reads:
+                        peer.has_no_more()
                     take(server, connection, peer.decoder, data)
 
     def _accept(self, listener: socket.socket) -> None:

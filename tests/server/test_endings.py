@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import socket
 import termios
 from collections.abc import Callable
@@ -48,6 +49,36 @@ def test_what_has_arrived_before_the_sender_went_is_taken(start_node: StartNode,
         client.close()
         # Then all are queued
         eventually(lambda: node.status("f") == (1000, 0, 0))
+
+
+@pytest.mark.parametrize("durability", ["memory", "fsync"])
+def test_what_the_sender_s_kernel_still_has_is_taken_before_it_is_answered(
+    start_node: StartNode, durability: str
+) -> None:
+    # Given a sender that pipelines more than a socket takes, reads nothing and closes, before the node looks
+    node = start_node(durability=durability)
+    jobs = b"".join(request(wire.SUBMIT_JOB_BG, b"f", b"", b"%d" % number) for number in range(20_000))
+    with node.connect() as sender:
+        sender.settle()
+        node.signal(signal.SIGSTOP)
+        sender.send_bytes(jobs)
+    node.signal(signal.SIGCONT)
+    # Then all are queued: an early answer would have reset the connection
+    eventually(lambda: node.status("f") == (20_000, 0, 0))
+
+
+def test_answers_wait_for_the_rest_of_the_input_but_not_for_long(connect: Connect) -> None:
+    # Given a worker that sends without a pause, and asks in between whether the node is there
+    worker = connect()
+    filler = request(wire.WORK_COMPLETE, b"H:none:1.1.1", bytes(MEGABYTE))
+    worker.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MEGABYTE)
+    for number in range(40):
+        worker.send_bytes(filler)
+        worker.send(wire.ECHO_REQ, b"%d" % number)
+    # Then all is answered, in order
+    for number in range(40):
+        worker.expect(wire.ERROR)
+        worker.expect(wire.ECHO_RES, b"%d" % number)
 
 
 @pytest.mark.parametrize(
