@@ -39,24 +39,33 @@ def remap_server(server: Server, remap: AddressRemap | None) -> Server:
     return Server(str(host), int(port))
 
 
+def without_password(text: str) -> str:
+    """An address to show: what stands before the last "@" may hold a password, also where it is mistyped."""
+    scheme, mark, rest = text.rpartition("://")
+    return f"{scheme}{mark}…@{rest.rpartition('@')[2]}" if "@" in rest else text
+
+
 def parse_server(text: str, port_default: int = PORT_DEFAULT) -> Server:
     """Read "host", "host:port", "[v6]" or "[v6]:port". Raises InvalidArgument."""
     text = text.strip()
+    shown = without_password(text)
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise InvalidArgument(f"{text!r} is no server address: write IPv6 as [2001:db8::1]:4730")
+            raise InvalidArgument(f"{shown!r} is no server address: write IPv6 as [2001:db8::1]:4730")
         port = rest[1:]
     elif text.count(":") > 1:
-        raise InvalidArgument(f"{text!r} is no server address: put IPv6 in brackets, [{text}]:{port_default}")
+        raise InvalidArgument(
+            f"{shown!r} is no server address: put IPv6 in brackets, [{shown}]:{port_default}"
+        )
     else:
         host, _, port = text.partition(":")
     if not host:
-        raise InvalidArgument(f"{text!r} is no server address: the host is missing; write host:port")
+        raise InvalidArgument(f"{shown!r} is no server address: the host is missing; write host:port")
     if not port:
         return Server(host, port_default)
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise InvalidArgument(f"{text!r} is no server address: the port must be a number from 1 to 65535")
+        raise InvalidArgument(f"{shown!r} is no server address: the port must be a number from 1 to 65535")
     return Server(host, int(port))
 
 

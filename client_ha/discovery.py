@@ -20,7 +20,14 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from client_ha.addresses import PORT_DEFAULT, Server, environment_servers, parse_server, parse_servers
+from client_ha.addresses import (
+    PORT_DEFAULT,
+    Server,
+    environment_servers,
+    parse_server,
+    parse_servers,
+    without_password,
+)
 from client_ha.dialling import ATTEMPT_SECONDS
 from client_ha.errors import InvalidArgument
 
@@ -213,12 +220,14 @@ def _parse_discovery(text: str) -> Discovery:
         return DnsDiscovery(server.host, server.port)
     if scheme not in ("etcd", "etcds"):
         raise InvalidArgument(
-            f"{text!r} is no server address: write host:port, dns://NAME:{PORT_DEFAULT} or "
+            f"{without_password(text)!r} is no server address: write host:port, dns://NAME:{PORT_DEFAULT} or "
             f"etcd://HOST:{ETCD_PORT}/FLEET"
         )
     match = _ETCD.match(text)
     if match is None:
-        raise InvalidArgument(f"{text!r}: write etcd://HOST:{ETCD_PORT},HOST2:{ETCD_PORT}/FLEET")
+        raise InvalidArgument(
+            f"{without_password(text)!r}: write etcd://HOST:{ETCD_PORT},HOST2:{ETCD_PORT}/FLEET"
+        )
     _, user, password, endpoints, fleet = match.groups()
     tls = ssl.create_default_context() if scheme == "etcds" else None
     return EtcdDiscovery(endpoints, fleet, user=user or "", password=password or "", tls=tls)

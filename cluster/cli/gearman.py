@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from client_ha.addresses import SERVERS_ENVIRONMENT, Server, parse_servers
+from client_ha.discovery import parse_sources
 from client_ha.errors import InvalidArgument
 from cluster.cli import EXIT_FAILED
 from cluster.cli.peer import tls_context
 from cluster.cli.raw import RawCommand
+from cluster.cli.servers import NoServer, look_up
 from cluster.wire.shown import for_terminal_lines
 
 LETTERS: Final = "bc:f:h:HILnNp:Pst:u:vwi:dS"
@@ -170,11 +172,14 @@ def usage(options: Options) -> str:
 
 
 def servers(options: Options) -> list[Server]:
-    """The servers in libgearman's order: the last one added comes first. Raises InvalidArgument."""
+    """The servers in libgearman's order: the last one added comes first.
+
+    Raises InvalidArgument and NoServer.
+    """
     named = os.environ.get(SERVER_ENVIRONMENT)
     first = list(parse_servers(named)) if named else [Server(options.host, options.port or PORT_DEFAULT)]
     rest = os.environ.get(SERVERS_ENVIRONMENT)
-    known = (list(parse_servers(rest)) if rest else []) + first
+    known = (list(look_up(parse_sources(rest))) if rest else []) + first
     return list(dict.fromkeys(reversed(known)))
 
 
@@ -198,7 +203,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         addresses = servers(options)
         tls = tls_context() if options.tls else None
-    except (InvalidArgument, ValueError) as error:
+    except (InvalidArgument, NoServer, ValueError) as error:
         message("gearman", str(error))
         return EXIT_FAILED
     if options.daemon and not _into_background():

@@ -64,7 +64,7 @@ def read_moment(text: str, now: float) -> float:
 @click.command()
 @click.argument("function")
 @click.argument("payloads", metavar="[PAYLOAD… | -]", nargs=-1)
-@server_options(timeout=False)
+@server_options(timeout=False, looked_up=False)
 @click.option("--background", "-b", is_flag=True, help="Return when it is acknowledged; print the handle.")
 @click.option(
     "--priority", type=SuggestingChoice(["high", "normal", "low"]), default="normal", show_default=True
@@ -114,7 +114,7 @@ def submit(
         raise click.UsageError("--cron needs --unique KEY: it names the schedule, so that there is only one")
     background = background or at is not None or cron is not None
     data = [_payload(text) for text in payloads or ("-",)]
-    client = HAClient(servers.addresses, submit_timeout=timeout or ACKNOWLEDGE_SECONDS, tls=servers.tls)
+    client = HAClient(servers.named, submit_timeout=timeout or ACKNOWLEDGE_SECONDS, tls=servers.tls)
     code = 0
     with client:
         jobs: list[Job | GearfleetError] = []
@@ -302,7 +302,7 @@ class CommandAfterDashes(click.Command):
 
 @click.command(cls=CommandAfterDashes)
 @click.argument("functions", metavar="FUNCTION…", nargs=-1, required=True)
-@server_options(timeout=False)
+@server_options(timeout=False, looked_up=False)
 @click.option(
     "--concurrency", "-j", type=click.IntRange(1, 1024), default=1, show_default=True, help="Jobs at a time."
 )
@@ -342,7 +342,7 @@ def work(
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         worker = HAWorker(
-            servers.addresses, concurrency=concurrency, max_jobs=count, client_id=name, tls=servers.tls
+            servers.named, concurrency=concurrency, max_jobs=count, client_id=name, tls=servers.tls
         )
         runner = Commands(command, time_limit)
         for function in functions:

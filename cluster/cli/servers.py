@@ -1,9 +1,10 @@
 """Which servers a command talks to, and asking all of them."""
 
+import asyncio
 import functools
 import os
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from client_ha.addresses import SERVERS_ENVIRONMENT, Server, parse_servers
+from client_ha.addresses import SERVERS_ENVIRONMENT, Server
+from client_ha.discovery import Discovery, Sources, parse_sources
 from client_ha.errors import InvalidArgument
 from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER
 from cluster.cli.admin import ANSWER_SECONDS, Admin, Refused
@@ -20,6 +22,7 @@ from cluster.wire.shown import for_terminal_lines
 
 SERVERS_DEFAULT: Final = "127.0.0.1:4730"
 ASKED_AT_A_TIME: Final = 32
+LOOK_UP_SECONDS: Final = 15.0  # for a name or etcd, with all its endpoints
 
 Answer = TypeVar("Answer")
 
@@ -31,18 +34,41 @@ class Servers:
     addresses: tuple[Server, ...]
     timeout_seconds: float
     tls: ssl.SSLContext | None
+    # The same for HAClient and HAWorker, which look names and etcd up again while they run.
+    named: tuple[Server | Discovery, ...] = ()
 
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any] | click.Command)  # as click has it
 
 
-def addresses(text: str | None) -> tuple[Server, ...]:
-    """Servers from an option, else from GEARMAN_SERVERS, else this machine's."""
-    text = text or os.environ.get(SERVERS_ENVIRONMENT, "").strip() or SERVERS_DEFAULT
+def sources(text: str) -> Sources:
+    """Servers as HAClient takes them: HOST:PORT, dns:// and etcd://."""
     try:
-        return parse_servers(text)
+        return parse_sources(text)
     except InvalidArgument as error:
         raise click.UsageError(str(error)) from None
+
+
+def look_up(found: Sources) -> tuple[Server, ...]:
+    """The servers that are listed, and those that a name or etcd tells now. Raises NoServer."""
+    servers = list(found.servers)
+    faults = []
+    for discovery in found.discoveries:
+        try:
+            servers += asyncio.run(_within(discovery.look_up()))
+        except (OSError, TimeoutError) as error:
+            # str(discovery) has no password.
+            faults.append(f"{discovery}: {error or f'no answer within {LOOK_UP_SECONDS:g} s'}")
+    if not servers:
+        raise NoServer(f"no server was found. {'. '.join(faults)}")
+    for fault in faults:
+        complain(fault)
+    return tuple(dict.fromkeys(servers))
+
+
+async def _within(looking: Awaitable[Sequence[Server]]) -> Sequence[Server]:
+    async with asyncio.timeout(LOOK_UP_SECONDS):
+        return await looking
 
 
 def client_tls(
@@ -71,12 +97,12 @@ def timeout_option(default_seconds: float, who: str) -> Callable[[AnyCommand], A
 
 
 def server_options(
-    *, timeout: bool = True, default: str = ""
+    *, timeout: bool = True, default: str = "", looked_up: bool = True
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --servers, --timeout (unless the command has its own) and the TLS options.
 
     The command gets them all as `servers`: without addresses when it has a default of its own, named here,
-    and nothing was given.
+    and nothing was given. Without `looked_up` it looks dns:// and etcd:// up by itself: `servers.named`.
     """
     path = click.Path(path_type=Path)
     options = [
@@ -84,7 +110,8 @@ def server_options(
             "--servers",
             "-s",
             metavar="HOST:PORT,…",
-            help=f"Servers to use.  [{SERVERS_ENVIRONMENT}; default: {default or SERVERS_DEFAULT}]",
+            help="Servers to use; dns://NAME:PORT and etcd://HOST:PORT/FLEET, too.  "
+            f"[{SERVERS_ENVIRONMENT}; default: {default or SERVERS_DEFAULT}]",
         ),
         click.option("--tls", is_flag=True, help="Speak TLS and verify the server's certificate."),
         click.option(
@@ -116,8 +143,10 @@ def server_options(
         ) -> Any:
             context = client_tls(tls, tls_ca, tls_certificate, tls_key)
             given = servers or os.environ.get(SERVERS_ENVIRONMENT, "").strip()
-            where = addresses(given) if given or not default else ()
-            return command(*arguments, servers=Servers(where, answer_seconds, context), **rest)
+            found = sources(given or SERVERS_DEFAULT) if given or not default else Sources((), ())
+            where = look_up(found) if looked_up and (found.servers or found.discoveries) else found.servers
+            named: tuple[Server | Discovery, ...] = (*found.servers, *found.discoveries)
+            return command(*arguments, servers=Servers(where, answer_seconds, context, named), **rest)
 
         result: Callable[..., Any] = wrapped
         for option in reversed(options):
@@ -208,11 +237,12 @@ __all__ = [
     "NoServer",
     "Servers",
     "Silence",
-    "addresses",
     "ask_all",
     "ask_each",
     "client_tls",
     "complain",
+    "look_up",
     "no_answer",
     "server_options",
+    "sources",
 ]
