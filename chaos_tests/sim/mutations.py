@@ -644,7 +644,19 @@ MUTATIONS: Final = (
     mutation(
         "the result of a job that waits for it is refused",
         300,
-        (f"{WORKER}._held", "job.state not in (RECLAIM, QUEUED)", "job.state != QUEUED"),
+        (f"{WORKER}._held", "not _waits_again(job)", "job.state != QUEUED"),
+    ),
+    mutation(
+        "a job that came back twice is forgotten in its pause",
+        300,
+        ("node.context:Context.pause", "self._sleep(job, seconds)", "pass"),
+    ),
+    mutation(
+        # A count and a moment, which no history tells of.
+        "a takeover does not know of a pause",
+        0,
+        ("node.context:Context.pause", "self.record_job(job)", "pass"),
+        script="tests.node.test_returns:test_a_pause_is_kept_over_a_takeover",
     ),
     mutation(
         # Needs a worker that leaves in the moment between a slot's being led and its being served.

@@ -208,15 +208,18 @@ def test_a_lost_worker_s_job_wakes_another(shared_node: Node, connect: Connect, 
     client.expect(wire.WORK_COMPLETE, handle, b"second try")
 
 
-def test_by_default_a_job_is_tried_for_ever(shared_node: Node, connect: Connect, function: bytes) -> None:
-    handle = connect().submit(function, background=True)
+def test_by_default_a_job_is_tried_for_ever(
+    start_node: StartNode, connect: Connect, function: bytes
+) -> None:
+    node = start_node("--retry-pause-seconds-max", "0", durability="memory")
+    handle = connect(node).submit(function, background=True)
 
     def retries() -> int:
-        [row] = [row for row in shared_node.table("show jobs") if row.startswith(handle.decode() + "\t")]
+        [row] = [row for row in node.table("show jobs") if row.startswith(handle.decode() + "\t")]
         return int(row.split("\t")[1])
 
     for tries in range(1, 11):
-        lost = shared_node.connect()
+        lost = node.connect()
         lost.can_do(function)
         assert lost.wait_for_job().handle == handle
         lost.close()
