@@ -648,7 +648,7 @@ MUTATIONS: Final = (
     ),
     mutation(
         "a job that came back twice is forgotten in its pause",
-        300,
+        20,
         ("node.context:Context.pause", "self._sleep(job, seconds)", "pass"),
     ),
     mutation(

@@ -29,6 +29,9 @@ ANSWER_TO: Final = {
     wire.CLAIM_JOB: wire.CLAIM_RES,
     wire.OPTION_REQ: wire.OPTION_RES,
 }
+# Told by the handle and not by the dice, so that a seed goes on as it did.
+GIVEN_BACK_ONE_IN: Final = 8
+GIVEN_BACK_MAX: Final = 3  # times of one job
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Users:
         self._stage = stage
         self._account = stage.account
         self.users: list[User] = []
+        self._given_back: dict[bytes, int] = {}  # how often, by handle
         self._claimed: set[bytes] = set()  # by another worker than the one that was given it
         self._submits = 0
         self.served: set[int] = set()  # slots of which a job was acknowledged
@@ -289,11 +293,22 @@ class Users:
         handle = self._stage.dice.choice(sorted(user.running))
         del user.running[handle]
         carrier = user
+        if self._given_back.get(handle, 0) < GIVEN_BACK_MAX and not crc32(handle) % GIVEN_BACK_ONE_IN:
+            self._give_back(user, handle)
+            return
         if elsewhere:
             carrier = self._some(worker=True) or user
             if carrier is not user:
                 self.leave(user)
         self._bring(handle, carrier)
+
+    def _give_back(self, user: User, handle: bytes) -> None:
+        """It is to run again; from the second time on after a pause."""
+        self._stage.say("given back", user.host.name, handle)
+        self._given_back[handle] = self._given_back.get(handle, 0) + 1
+        user.client.send(wire.OPTION_REQ, wire.OPTION_GEARFLEET)
+        user.client.send(wire.GIVE_BACK, handle, b"")
+        self._account.watch(user.host, self._stage.fleet.now)
 
     def bring_late(self) -> None:
         """A worker that lost its node brings its result to the next primary, which waits for it."""
@@ -348,8 +363,8 @@ class Users:
             self._answered_cancel(asked.popleft(), body)
         elif packet_type not in DIRECT:
             return
-        elif packet_type == wire.ERROR and user.worker:
-            return  # a late result that nobody wanted
+        elif packet_type in (wire.ERROR, wire.OPTION_RES) and user.worker:
+            return  # a late result that nobody wanted, or an option that was granted
         elif not asked:
             raise Broken("an answer to nothing", f"{packet_type} {body!r}")
         else:
