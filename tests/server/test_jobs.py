@@ -208,9 +208,7 @@ def test_a_lost_worker_s_job_wakes_another(shared_node: Node, connect: Connect, 
     client.expect(wire.WORK_COMPLETE, handle, b"second try")
 
 
-def test_by_default_a_job_is_tried_for_ever(
-    start_node: StartNode, connect: Connect, function: bytes
-) -> None:
+def test_by_default_a_job_is_tried_for_ever(start_node: StartNode, connect: Connect, function: bytes) -> None:
     node = start_node("--retry-pause-seconds-max", "0", durability="memory")
     handle = connect(node).submit(function, background=True)
 
