@@ -34,6 +34,7 @@ from cluster.server.channels import (
     tls_hint,
 )
 from cluster.server.generated import control_pb2 as pb
+from cluster.server.line_limit import LineLimit
 from cluster.server.proof import (
     NONCE_BYTES,
     PROOFS_MAX,
@@ -47,7 +48,6 @@ from cluster.server.proof import (
 SERVICE: Final = "gearfleet.control.v1.Control"
 CHALLENGE_KEY: Final = "gearfleet-challenge"  # of a call's metadata
 PROOFS_KEY: Final = "gearfleet-proofs"
-COMPLAIN_SECONDS: Final = 1.0  # between two log lines about strangers
 CONTROL_SECONDS: Final = 10.0  # for an answer, and between two words of a drain
 
 
@@ -162,8 +162,7 @@ class ControlService:
         self._trust_loopback = trust_loopback
         self._trust_all = trust_all
         self._challenges = Challenges(token_bytes(NONCE_BYTES))
-        self._complained_at = -COMPLAIN_SECONDS
-        self._unsaid = 0
+        self._refusals = LineLimit()
         self._log = structlog.get_logger("gearfleet")
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         self.handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
@@ -236,19 +235,14 @@ class ControlService:
         return ""
 
     def _complain(self, method: str, peer: str, reason: str) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._complained_at < COMPLAIN_SECONDS:
-            self._unsaid += 1
-            return
-        self._complained_at = now
-        self._log.warning(
-            "refused a command",
-            command=method.lower(),
-            address=host_of(peer),
-            reason=reason,
-            more=self._unsaid,  # that were refused since the line before
-        )
-        self._unsaid = 0
+        if self._refusals.allows(asyncio.get_running_loop().time()):
+            self._log.warning(
+                "refused a command",
+                command=method.lower(),
+                address=host_of(peer),
+                reason=reason,
+                **self._refusals.not_logged(),
+            )
 
     async def _describe(self, request: pb.DescribeRequest, context: Any) -> pb.FleetDescription:
         status = await self._do(context, self._owner.describe(slots=request.slots))

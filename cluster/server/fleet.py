@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Any, Final
@@ -226,7 +226,8 @@ class FleetLife:
         settings = self._settings
         name, identity = settings.name, self.directory.identity.hex
         hello = Hello(settings.fleet, name, identity, incarnation, PROTOCOL_VERSION, SLOT_COUNT, __version__)
-        await self._have_secret()
+        # A new fleet has none, nor one of an older release.
+        await self._insist(lambda: self.store.have_secret(token_bytes(SECRET_BYTES)))
         control_service = ControlService(
             self,
             hello,
@@ -264,18 +265,7 @@ class FleetLife:
         self._say_how_safe()
         self.fleet.begin(self.member)
         self._server.fleet_status = self.status
-        told = ""
-        while True:
-            try:
-                await self.store.register(self.member)
-                break
-            except Unreachable as error:
-                if str(error) != told:
-                    told = str(error)
-                    self._log.warning("waiting for etcd", reason=told)
-                await asyncio.sleep(RETRY_SECONDS)
-            except StoreError as error:
-                raise StartError(str(error)) from None
+        await self._insist(lambda: self.store.register(self.member))
         self.store.start()
         self.waits_for = "the fleet to be made" if self.fleet.view.map is None else ""
         self._spawn(self._drive())
@@ -293,12 +283,12 @@ class FleetLife:
     def _secrets(self) -> Secrets:
         return self.store.secrets
 
-    async def _have_secret(self) -> None:
-        """Read the fleet's secret, or make it: a new fleet has none, nor one of an older release."""
+    async def _insist(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Ask etcd until it answers. Raises StartError."""
         told = ""
         while True:
             try:
-                await self.store.have_secret(token_bytes(SECRET_BYTES))
+                await call()
                 return
             except Unreachable as error:
                 if str(error) != told:

@@ -48,6 +48,7 @@ from cluster.server.channels import (
     why_not,
 )
 from cluster.server.errors import StartError
+from cluster.server.line_limit import LineLimit
 from cluster.server.messages import (
     KEEP_ALIVE,
     BadMessage,
@@ -80,6 +81,8 @@ INTRODUCE_SECONDS: Final = 2.0  # how long a node that etcd has not told us of y
 NOTHING: Final = Frame()  # what a keep-alive says
 CLOSE_SECONDS: Final = 0.5
 CALLS_MAX: Final = 1024  # at once, on the port
+# Of them from one host, until they have proved themselves: a stranger shall not hold all of them.
+OPENINGS_PER_HOST_MAX: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,8 @@ class PeerPort:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed: asyncio.Future[None] = self._loop.create_future()  # when `_peers` was
         self._complaints: dict[str, float] = {}
+        self._complaint_limit = LineLimit()
+        self._openings: dict[str, int] = {}  # by host: calls that are no streams yet
         self._ticker: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
         self._closed = False
@@ -407,11 +412,34 @@ class PeerPort:
 
     async def _accept(self, _: object, context: Any) -> None:
         """A call of Exchange, from its first byte to its end."""
+        host = host_of(context.peer())
+        if self._openings.get(host, 0) >= OPENINGS_PER_HOST_MAX:
+            context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+            context.set_details(f"{OPENINGS_PER_HOST_MAX} calls from {host} have not said yet who they are")
+            return
+        self._openings[host] = self._openings.get(host, 0) + 1
+        try:
+            hello = await self._opening(context, host)
+        finally:
+            self._openings[host] -= 1
+            if not self._openings[host]:
+                del self._openings[host]
+        peer = None if hello is None else self._peers.get(hello.node)
+        # Who it is was looked at before it proved it; that may have changed.
+        if hello is None or peer is None or self._closed or self._stranger(hello) is not None:
+            return
+        stream = _Stream(hello, context.read, context.write, self._loop)
+        reason = await self._serve(peer, stream)
+        context.set_code(grpc.StatusCode.ABORTED)
+        context.set_details(reason)
+
+    async def _opening(self, context: Any, host: str) -> Hello | None:
+        """Until it has said and proved who it is; None: it is over."""
         try:
             async with asyncio.timeout(self.limits.dial_seconds):
                 data = await context.read()
                 if data is grpc.aio.EOF:
-                    return
+                    return None
                 greeting = unpack_greeting(data)
                 hello = greeting.content
                 if not isinstance(hello, Hello):
@@ -424,27 +452,17 @@ class PeerPort:
                 )
                 if fault is not None:
                     self._complain(
-                        f"{host_of(context.peer())} {fault}",
-                        "refused a node",
-                        node=hello.node,
-                        address=host_of(context.peer()),
-                        reason=fault,
+                        f"{host} {fault}", "refused a node", node=hello.node, address=host, reason=fault
                     )
                     await context.write(pack_refusal(fault))
-                    return
+                    return None
+                return hello
         except (TimeoutError, BadMessage) as error:
             reason = str(error) or f"no Hello and proof within {self.limits.dial_seconds} s"
-            self._complain("no peer", "not a node of a fleet", address=host_of(context.peer()), reason=reason)
+            self._complain(f"{host} no peer", "not a node of a fleet", address=host, reason=reason)
             context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
             context.set_details(reason)
-            return
-        peer = self._peers.get(hello.node)
-        if peer is None or self._closed or self._stranger(hello) is not None:  # since it was looked at
-            return
-        stream = _Stream(hello, context.read, context.write, self._loop)
-        reason = await self._serve(peer, stream)
-        context.set_code(grpc.StatusCode.ABORTED)
-        context.set_details(reason)
+            return None
 
     async def _exchange_proofs(self, context: Any, hello: Hello, nonce: bytes) -> str | None:
         """The acceptor's part of an opening, after the caller's Hello; what is wrong with its proof."""
@@ -724,8 +742,10 @@ class PeerPort:
             return
         if len(self._complaints) >= COMPLAINTS_MAX:
             self._complaints.clear()
+        if not self._complaint_limit.allows(now):  # strangers have ever new names
+            return
         self._complaints[key] = now
-        self.log.warning(event, **values)
+        self.log.warning(event, **values, **self._complaint_limit.not_logged())
 
 
 def _unproved(name: str) -> str:

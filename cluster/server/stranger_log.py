@@ -7,35 +7,10 @@ did it is written down, with the address; but not so often that he could fill th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from cluster.node.events import Command
-
-LINES_PER_SECOND_MAX: Final = 10
-
-
-class _Limit:
-    """How many lines a second there may be of one kind."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._lines = 0
-        self.left_out = 0
-
-    def allows(self, monotonic_seconds: float) -> bool:
-        second = int(monotonic_seconds)
-        if second != self._second:
-            self._second, self._lines = second, 0
-        if self._lines >= LINES_PER_SECOND_MAX:
-            self.left_out += 1
-            return False
-        self._lines += 1
-        return True
-
-    def not_logged(self) -> dict[str, int]:
-        """A field of the next line: how many are missing before it."""
-        count, self.left_out = self.left_out, 0
-        return {"not_logged_before": count} if count else {}
+from cluster.server.line_limit import LineLimit
 
 
 class StrangerLog:
@@ -43,9 +18,9 @@ class StrangerLog:
 
     def __init__(self, log: Any) -> None:
         self._log = log
-        self._changes = _Limit()
-        self._refused = _Limit()
-        self._tls = _Limit()
+        self._changes = LineLimit()
+        self._refused = LineLimit()
+        self._tls = LineLimit()
 
     def commands(self, commands: Sequence[Command], left_out: int, monotonic_seconds: float) -> None:
         """What text commands have done; `left_out`: how many more there were."""

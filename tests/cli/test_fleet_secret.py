@@ -82,5 +82,6 @@ def test_a_secret_is_exchanged_in_two_steps_and_no_stream_breaks(
     assert gearfleet("nodes", "--check").code == 0
     for node in fleet.nodes.values():
         assert node.events("stream broke") == []
+        assert len(node.events("no TLS between nodes")) == 1
     log = "\n".join(line for node in fleet.nodes.values() for line in map(str, node.log_lines))
     assert not any(secret.hex() in log for secret in both)

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from cluster.replication.frames import Frame, Hello
 from cluster.server.channels import PeerTls, load_peer_tls
 from cluster.server.errors import StartError
+from cluster.server.line_limit import LINES_PER_SECOND_MAX
 from cluster.server.messages import (
     KEEP_ALIVE,
     Refusal,
@@ -26,7 +27,7 @@ from cluster.server.messages import (
     unpack,
     unpack_greeting,
 )
-from cluster.server.peers import PeerAddress, PeerLimits
+from cluster.server.peers import EXCHANGE, OPENINGS_PER_HOST_MAX, SERVICE, PeerAddress, PeerLimits
 from cluster.server.proof import ACCEPTOR, DIALLER, NONCE_BYTES, SECRET_BYTES, stream_proofs
 from tests.support.peering import (
     QUICK,
@@ -880,5 +881,70 @@ def test_several_hosts_are_listened_on_with_one_port() -> None:
                     pass
             with pytest.raises(OSError):
                 socket.create_connection(("127.0.0.3", port.port))
+
+    run(scene)
+
+
+def test_a_stranger_who_says_nothing_holds_no_more_than_his_share_of_the_port() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            b = await started.start("b")
+            b.set_peers({"a": PeerAddress("127.0.0.1", NOWHERE, "a" * 32, 1)})
+            async with dialler(b) as first:
+                calls = [first.channel.stream_stream(EXCHANGE)() for _ in range(OPENINGS_PER_HOST_MAX)]
+                await asyncio.gather(*(call.wait_for_connection() for call in calls))
+                while b._openings != {"127.0.0.1": OPENINGS_PER_HOST_MAX}:
+                    await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(int))})
+                async with dialler(b) as one_more:
+                    error = await one_more.end()
+                    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                for call in calls:
+                    call.cancel()
+            while b._openings:
+                await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(int))})
+
+    run(scene)
+
+
+def test_strangers_with_ever_new_names_do_not_fill_the_log() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            b = await started.start("b")
+            with capture_logs() as logs:
+                for number in range(3 * LINES_PER_SECOND_MAX):
+                    b._complain(f"a{number}", "refused a node")
+            assert LINES_PER_SECOND_MAX <= len(logs) <= 2 * LINES_PER_SECOND_MAX
+
+    run(scene)
+
+
+@pytest.mark.parametrize("must_prove", [True, False])
+def test_a_node_of_an_older_release_is_called_only_where_an_upgrade_says_so(must_prove: bool) -> None:
+    async def older(_: Any, context: Any) -> None:
+        await context.read()
+        await context.write(pack_hello(hello("b")))
+        while await context.read() is not grpc.aio.EOF:
+            pass
+
+    async def scene() -> None:
+        server = grpc.aio.server()
+        exchange = grpc.stream_stream_rpc_method_handler(older)
+        handler = grpc.method_handlers_generic_handler(SERVICE, {"Exchange": exchange})
+        server.add_generic_rpc_handlers((handler,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with nodes() as started:
+                owner = Owner()
+                a = await started.start("a", owner, must_prove=must_prove)
+                a.set_peers({"b": PeerAddress("127.0.0.1", port, "b" * 32, 1)})
+                if not must_prove:
+                    await owner.told("up", "b")
+                    return
+                while "--peer-proof=optional" not in a.trouble("b"):
+                    await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(int))})
+                assert owner.news == []
+        finally:
+            await server.stop(None)
 
     run(scene)

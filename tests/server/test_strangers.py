@@ -13,7 +13,8 @@ import structlog
 from structlog.testing import capture_logs
 
 from cluster.node.events import Command
-from cluster.server.stranger_log import LINES_PER_SECOND_MAX, StrangerLog
+from cluster.server.line_limit import LINES_PER_SECOND_MAX
+from cluster.server.stranger_log import StrangerLog
 from tests.support import Node, Peer, eventually
 from tests.support.etcd import Certificates, make_certificates
 
