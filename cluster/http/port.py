@@ -203,6 +203,10 @@ class _Connection(RequestHandler):
         else:
             super().data_received(data)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Who sends no more gets the answer to what it asked, which closes the connection."""
+        return self._received_bytes > 0
+
     def connection_lost(self, problem: BaseException | None) -> None:
         self._open.pop(self, None)
         if self._deadline is not None:

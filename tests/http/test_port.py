@@ -114,6 +114,27 @@ def test_every_other_path_is_not_found(path: str) -> None:
     with_port(scenario)
 
 
+def test_who_ends_its_input_is_answered_and_who_asked_nothing_is_closed() -> None:
+    async def said_to(port: HttpPort, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
+        writer.write(request)
+        writer.write_eof()
+        async with asyncio.timeout(WAIT_SECONDS):
+            said = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return said
+
+    async def scenario(port: HttpPort, told: Told) -> None:
+        # As `nc -N` does, and health checkers that only connect
+        for path in (b"/healthz", b"/metrics"):
+            said = await said_to(port, b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert said.startswith(b"HTTP/1.1 200")
+        assert await said_to(port, b"") == b""
+
+    with_port(scenario)
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
 def test_only_get_and_head(method: str) -> None:
     async def scenario(port: HttpPort, told: Told) -> None:

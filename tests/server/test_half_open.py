@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import threading
 import time
@@ -16,12 +17,14 @@ import pytest
 from cluster.wire import packets as wire
 from tests.support import Node, Peer, need_command, needs_root
 from tests.support.machine import NEEDS
+from tests.support.peer import PeerTimeout
 
 Connect = Callable[..., Peer]
 StartNode = Callable[..., Node]
 
 pytestmark = needs_root()
 
+KERNEL = tuple(int(digits) for digits in re.findall(r"\d+", os.uname().release)[:2])
 CLONE_NEWNET = 0x40000000
 SERVER_ADDRESS = "10.213.7.1"
 WORKER_ADDRESS = "10.213.7.2"
@@ -151,3 +154,33 @@ def test_a_vanished_client_with_output_on_the_way_is_found_too(
         while WORKER_ADDRESS in "".join(worker.table("workers")):
             assert time.monotonic() < deadline
             threading.Event().wait(0.05)
+
+
+@pytest.mark.skipif(KERNEL < (6, 15), reason=f"{NEEDS}Linux 6.15 or newer: else probes are minutes apart")
+def test_a_vanished_client_whose_window_was_closed_is_found_too(
+    machines: TwoMachines, start_node: StartNode
+) -> None:
+    # Given a client on another machine that does not read, so that its window is closed
+    options = ["--keepalive-idle-seconds", "60", "--user-timeout-seconds", "2"]
+    node = start_node(*options, prefix=machines.prefix(machines.server), host="0.0.0.0", durability="memory")
+    with (
+        machines.connect(machines.worker, SERVER_ADDRESS, node.port) as vanished,
+        machines.connect(machines.server, "127.0.0.1", node.port) as worker,
+    ):
+        handle = vanished.submit(b"f")
+        worker.can_do(b"f")
+        worker.grab_one()
+        for _ in range(16):
+            worker.send(wire.WORK_DATA, handle, bytes(1024 * 1024))
+        worker.settle()
+        # And its kernel's answers to several probes have kept it alive
+        with pytest.raises(PeerTimeout):
+            worker.receive(timeout_seconds=5)
+        assert WORKER_ADDRESS in "".join(worker.table("workers"))
+        # When its machine vanishes
+        machines.pull_the_cable()
+        # Then it is found by the probes that nobody answers, and the log says so
+        event = node.wait_for_event(
+            "disconnected a peer that acknowledges nothing", timeout_seconds=FOUND_SECONDS_MAX
+        )
+        assert event["peer"] == WORKER_ADDRESS
