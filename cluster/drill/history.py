@@ -24,7 +24,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from io import FileIO
 from pathlib import Path
@@ -198,6 +198,13 @@ class History:
         with path.open("wb") as file:
             file.write(f'{{"began":{self._began!r}}}\n'.encode())
             file.writelines(map(_line, self.events))
+
+    def begin_at(self, moment: float) -> None:
+        """Count seconds from this moment of the clock; what was before it is at 0."""
+        with self._lock:
+            earlier = self._began - moment
+            self._began = moment
+            self.events = [replace(event, at=max(0.0, event.at + earlier)) for event in self.events]
 
     @classmethod
     def load(cls, path: Path) -> History:

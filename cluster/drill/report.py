@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rich import box
 from rich.console import Console, Group
@@ -17,6 +18,7 @@ from rich.text import Text
 from cluster.drill.checker import Finding, Verdict
 from cluster.drill.history import Event, History, Kind
 from cluster.drill.timeline import FINDINGS, Timeline, clean, clock, count, counts_of, fault_name, span
+from cluster.drill.words import MEANINGS, judgement
 from cluster.wire.shown import for_terminal
 
 FINDINGS_SHOWN: Final = 50  # of each kind, in the HTML file
@@ -25,6 +27,8 @@ FAULTS_SHOWN: Final = 200
 GAPS_SHOWN: Final = 10
 NOT_NOTICED: Final = "not noticed"  # a fault: no slot that it struck kept anybody waiting
 NOT_CHECKED: Final = "not checked"
+_ALLOWED: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+ALWAYS_SHOWN: Final = ("acknowledged", "done", "lost")  # as tiles of the page, zero or not
 
 
 def summary(verdict: Verdict) -> str:
@@ -44,7 +48,7 @@ def summary(verdict: Verdict) -> str:
     ]
     slowest = max(verdict.longest_gap_seconds.values(), default=0.0)
     counts.append(f"longest wait of a slot {span(slowest)}")
-    return f"{'VALID' if verdict.valid else 'NOT VALID'}: {', '.join(counts)}"
+    return f"{judgement(verdict)}: {', '.join(counts)}"
 
 
 def as_text(verdict: Verdict) -> Group:
@@ -133,29 +137,40 @@ def as_json(verdict: Verdict) -> str:
 # ---- HTML
 
 
-def write_html(path: Path, history: History, verdict: Verdict, *, title: str) -> None:
+class Picture(NamedTuple):
+    """Something that the jobs made, to be shown in the report."""
+
+    name: str
+    jpeg: bytes
+
+
+def write_html(
+    path: Path, history: History, verdict: Verdict, *, title: str, pictures: Sequence[Picture] = ()
+) -> None:
     """Write the report, in place of what the file held. Raises OSError."""
-    path.write_text(as_html(history, verdict, title=title), encoding="utf-8")
+    path.write_text(as_html(history, verdict, title=title, pictures=pictures), encoding="utf-8")
 
 
-def as_html(history: History, verdict: Verdict, *, title: str) -> str:
+def as_html(history: History, verdict: Verdict, *, title: str, pictures: Sequence[Picture] = ()) -> str:
     """One file that needs no other, for light and dark screens: what broke, when, and what was done then."""
-    badge = "VALID" if verdict.valid else "NOT VALID"
-    told = "No promise was broken." if verdict.valid else ""
+    told = "Every job that was acknowledged was done." if verdict.valid else ""
     problems = "".join(f"<li>{clean(problem)}</li>" for problem in verdict.problems)
     sections = [
-        f'<header class="{"valid" if verdict.valid else "invalid"}"><span class="badge">{badge}</span>'
-        f"<div><h1>{clean(title)}</h1><p>{clean(span(verdict.seconds))}, "
-        f"{_number_of_faults(history)}. {told}</p></div></header>",
+        f'<header class="{"valid" if verdict.valid else "invalid"}">'
+        f'<span class="badge">{judgement(verdict)}</span><div><h1>{clean(title)}</h1>'
+        f"<p>{clean(span(verdict.seconds))}, {_number_of_faults(history)}. {told}</p></div></header>",
         f'<ul class="problems">{problems}</ul>' if problems else "",
         _tiles(verdict),
+        _looked_for(verdict),
+        _gallery(pictures),
         f'<div class="picture">{Timeline(counts_of(history, verdict)).svg(verdict)}</div>',
         _LEGEND,
         _findings_tables(verdict),
         _faults_table(history, verdict),
         _gaps_table(verdict),
+        _words(),
     ]
-    return _PAGE.format(title=clean(title), style=_STYLE, body="\n".join(sections))
+    return _PAGE.format(title=clean(title), allowed=_ALLOWED, style=_STYLE, body="\n".join(sections))
 
 
 def _number_of_faults(history: History) -> str:
@@ -164,11 +179,38 @@ def _number_of_faults(history: History) -> str:
 
 
 def _tiles(verdict: Verdict) -> str:
+    """One for each figure that says something: zeros are in the line below."""
     tiles = [
-        f'<div class="tile{" bad" if bad else ""}"><b>{clean(value)}</b><span>{clean(name)}</span></div>'
+        f'<div class="tile{" bad" if bad else ""}" title="{clean(MEANINGS[name])}"><b>{clean(value)}</b>'
+        f"<span>{clean(name)}</span></div>"
         for name, value, bad in _figures(verdict)
+        if name in ALWAYS_SHOWN or value not in ("0", NOT_CHECKED)
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _looked_for(verdict: Verdict) -> str:
+    """What was not found, and what was not looked for."""
+    rest = [(name, value) for name, value, _ in _figures(verdict) if name not in ALWAYS_SHOWN]
+    parts = []
+    for lead, told in (("Looked for, and none found", "0"), (NOT_CHECKED.capitalize(), NOT_CHECKED)):
+        if names := [name for name, value in rest if value == told]:
+            parts.append(f"{lead}: {'; '.join(names)}")
+    return f'<p class="legend">{clean(" ".join(parts))}</p>' if parts else ""
+
+
+def _gallery(pictures: Sequence[Picture]) -> str:
+    shown = "".join(
+        f'<figure><img alt="{clean(each.name)}" src="data:image/jpeg;base64,'
+        f'{base64.b64encode(each.jpeg).decode()}" /><figcaption>{clean(each.name)}</figcaption></figure>'
+        for each in pictures
+    )
+    return f'<h2>Some of what the jobs made</h2><div class="gallery">{shown}</div>' if shown else ""
+
+
+def _words() -> str:
+    listed = "".join(f"<dt>{clean(word)}</dt><dd>{clean(told)}</dd>" for word, told in MEANINGS.items())
+    return f"<h2>What the words mean</h2><dl>{listed}</dl>"
 
 
 def _findings_tables(verdict: Verdict) -> str:
@@ -203,7 +245,7 @@ def _faults_table(history: History, verdict: Verdict) -> str:
                 str(twice[fault.fault] or ""),
             )
         )
-    columns = ("at", "for", "fault", "touches", "", "last wait was over after", "run twice")
+    columns = ("at", "for", "fault", "touches", "more", "last wait was over after", "run twice")
     return _html_table("Faults", columns, rows) if rows else ""
 
 
@@ -224,6 +266,10 @@ def _gaps_table(verdict: Verdict) -> str:
 
 
 def _html_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Without the columns that have nothing to say."""
+    told = [place for place in range(len(columns)) if any(row[place] for row in rows)]
+    columns = tuple(columns[place] for place in told)
+    rows = [tuple(row[place] for place in told) for row in rows]
     head = "".join(f"<th>{clean(column)}</th>" for column in columns)
     body = "".join(f"<tr>{''.join(f'<td>{clean(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return (
@@ -258,7 +304,7 @@ _PAGE: Final = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{allowed}">
 <title>{title}</title>
 <style>{style}</style>
 </head>
@@ -306,6 +352,11 @@ h2 { font-size: 16px; margin: 28px 0 8px; }
 .picture svg { display: block; width: 100%; min-width: 900px; height: auto; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; color: var(--dim); font-size: 12.5px; margin: 8px; }
 .legend svg { margin-right: 6px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px; }
+figure { margin: 0; } figure img { display: block; width: 100%; border-radius: 8px; }
+figcaption { color: var(--dim); font-size: 12px; margin-top: 3px; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; font-size: 13.5px; }
+dt { font-weight: 600; } dd { margin: 0; color: var(--dim); }
 .wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 12px; border-top: 1px solid var(--line); vertical-align: top; }
@@ -329,5 +380,13 @@ svg .band { opacity: .1; } svg .tip { fill: transparent; }
 svg .tip:hover { fill: var(--text); fill-opacity: .12; }
 @media (prefers-color-scheme: dark) { svg .on { fill: #14171b; } svg .band { opacity: .13; } }
 svg.many .band { opacity: .06; }
+@media (max-width: 640px) {
+  main { padding: 14px 12px 40px; }
+  header { flex-direction: column; align-items: flex-start; gap: 10px; }
+  .tiles { grid-template-columns: repeat(2, 1fr); }
+  .gallery { grid-template-columns: repeat(2, 1fr); }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; }
+  th, td { padding: 5px 8px; } .wide td { overflow-wrap: normal; }
+}
 @media print { .wide, .picture, .tile { break-inside: avoid; } }
 """

@@ -19,7 +19,8 @@ from rich.text import Text
 
 from cluster.drill.checker import Verdict, check
 from cluster.drill.history import History
-from cluster.drill.report import write_html
+from cluster.drill.report import Picture, write_html
+from cluster.drill.words import judgement
 from examples.demo import pictures, processes, tally
 from examples.demo.callers import Callers
 from examples.demo.processes import DemoFailed, Node, Process
@@ -35,6 +36,7 @@ MEND_SECONDS_MAX = 60.0  # until all is whole again
 GIVE_UP_SECONDS = 120.0  # without any progress
 FROZEN_SECONDS = 2.0  # longer than the lease
 POLL_SECONDS = 0.02
+PICTURES_SHOWN = 6  # in the report
 REMEMBER_SECONDS = 600.0  # nodes do, unless they are told otherwise
 
 console = Console()
@@ -227,6 +229,12 @@ class Demo:
         fault = tally.Fault(f"{node.name} frozen", number=self._history.fault("freeze", node.name))
         self.screen.say(f"[bold red]kill -STOP {node.pid}[/]: node {node.name} is frozen, its port is open")
         node.freeze()
+        # With as many copies as nodes it is in everybody's way: the picture is right.
+        self._history.note("submits wait until its lease ends")
+        self.screen.say(
+            "each slot has a copy on it, so all submits wait until its lease ends; "
+            "with more nodes than copies only some would"
+        )
         self._taken_over(fault, node, f"when its lease of {self._lease_seconds} s had run out")
         self._pass(FROZEN_SECONDS)
         self.screen.say(f"[bold green]kill -CONT {node.pid}[/]: it wakes in an epoch that is over")
@@ -294,9 +302,12 @@ class Demo:
         mine = self._records / "callers.jsonl"
         self._history.save(mine)
         history = History.merge([mine, *self._records.glob("[0-9]*.jsonl")])
+        history.begin_at(self.screen.begun)  # the terminal's clock
         verdict = check(history, drained=True, remember_seconds=REMEMBER_SECONDS)
         history.save(output / "history.jsonl")
-        write_html(output / "report.html", history, verdict, title="A fleet makes thumbnails")
+        made = pictures.some(output / "thumbnails", PICTURES_SHOWN)
+        shown = [Picture(path.name, path.read_bytes()) for path in made]
+        write_html(output / "report.html", history, verdict, title="A fleet makes thumbnails", pictures=shown)
         return verdict
 
     # ---- waiting
@@ -326,6 +337,8 @@ def _conclude(demo: Demo, output: Path, verdict: Verdict) -> int:
     for problem in verdict.problems:
         console.print(Text(problem, style="red"))
     console.print(f"thumbnails, previews and logs: {output}; what happened when: {output / 'report.html'}")
+    style = "bold green" if verdict.valid else "bold red"
+    console.print(f"{judgement(verdict)}, says the checker of every call and run", style=style)
     console.print(tally.verdict(rows, demo.faults, waits), style="bold", soft_wrap=True)
     complete = all(one.lost == 0 and one.done == one.submitted for one in rows)
     return 0 if complete and verdict.valid else 1

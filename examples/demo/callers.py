@@ -16,8 +16,6 @@ WIDTHS_MAX = 40
 WIDTHS_MIN = 3
 THUMBNAILS = 2_500  # about; many photographs have fewer widths each
 WIDTH_STEP = 8
-BACKGROUND_CALLERS = 8
-FOREGROUND_CALLERS = 4
 RESULT_SECONDS_MAX = 60.0
 
 
@@ -45,34 +43,11 @@ class Promises:
     waits: list[Acknowledged] = field(default_factory=list)  # background
 
 
-class _Orders:
-    """Hands out work to threads, each piece not before its time."""
-
-    def __init__(self, count: int, seconds: float, stopping: threading.Event) -> None:
-        self._count = count
-        self._interval_seconds = seconds / count
-        self._stopping = stopping
-        self._next = 0
-        self._lock = threading.Lock()
-        self._begun = time.monotonic()
-
-    def take(self) -> int | None:
-        """The next one's number, when it is due; None when there is none."""
-        with self._lock:
-            number = self._next
-            self._next += 1
-        if number >= self._count:
-            return None
-        due = self._begun + number * self._interval_seconds
-        if self._stopping.wait(max(0.0, due - time.monotonic())):
-            return None
-        return number
-
-
 class Callers:
-    """Starts threads that submit all jobs through one HAClient, which is made for many threads. The jobs come
-    evenly, over `seconds`: so there is work under way whatever happens meanwhile. What was submitted and what
-    came of it is in `history`, too."""
+    """Submits all jobs through one HAClient, made for many threads: each job has a caller of its own, and
+    comes at a time that was fixed before, evenly over `seconds`. So the jobs of one node wait while that is
+    frozen, and all others go on: with few callers these would soon all wait for that node. What was submitted
+    and what came of it is in `history`, too."""
 
     def __init__(
         self, addresses: str, photos: Sequence[Path], output: Path, seconds: float, history: History
@@ -88,7 +63,8 @@ class Callers:
         self._thumbnails = output / "thumbnails"
         self._previews = output / "previews"
         self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._coming: list[threading.Thread] = []  # one for each kind of jobs: it sends the callers
+        self._waiting: set[threading.Thread] = set()  # callers
 
     @property
     def background_total(self) -> int:
@@ -102,31 +78,41 @@ class Callers:
         self._client = HAClient(self._addresses, submit_timeout=RESULT_SECONDS_MAX)
         self._thumbnails.mkdir(parents=True, exist_ok=True)
         self._previews.mkdir(parents=True, exist_ok=True)
-        for count, total, submit in (
-            (BACKGROUND_CALLERS, self.background_total, self._background),
-            (FOREGROUND_CALLERS, self.foreground_total, self._foreground),
-        ):
-            orders = _Orders(total, self._seconds, self._stopping)
-            self._threads += [
-                threading.Thread(target=self._work, args=(orders, submit), daemon=True) for _ in range(count)
-            ]
-        for thread in self._threads:
+        self._coming = [
+            threading.Thread(target=self._come, args=(total, submit), daemon=True)
+            for total, submit in (
+                (self.background_total, self._background),
+                (self.foreground_total, self._foreground),
+            )
+        ]
+        for thread in self._coming:
             thread.start()
 
     @property
     def finished(self) -> bool:
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in (*self._coming, *tuple(self._waiting)))
 
     def close(self) -> None:
         self._stopping.set()
         if self._client is not None:
             self._client.close()
-        for thread in self._threads:
+        for thread in (*self._coming, *tuple(self._waiting)):
             thread.join(5)
 
-    def _work(self, orders: _Orders, submit: Callable[[int], None]) -> None:
-        while (number := orders.take()) is not None:
-            submit(number)
+    def _come(self, total: int, submit: Callable[[int], None]) -> None:
+        """One caller after the other, each at its time."""
+        begun = time.monotonic()
+        for number in range(total):
+            due = begun + number * self._seconds / total
+            if self._stopping.wait(max(0.0, due - time.monotonic())):
+                return
+            caller = threading.Thread(target=self._call, args=(submit, number), daemon=True)
+            self._waiting.add(caller)
+            caller.start()
+
+    def _call(self, submit: Callable[[int], None], number: int) -> None:
+        submit(number)
+        self._waiting.discard(threading.current_thread())
 
     def _background(self, number: int) -> None:
         """Returns when the job is on the disks of the fleet."""

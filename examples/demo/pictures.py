@@ -25,6 +25,16 @@ def find(folder: Path) -> tuple[list[Path], int]:
     return found, broken
 
 
+def some(folder: Path, count: int) -> list[Path]:
+    """The widest thumbnails of a few photographs, from first to last."""
+    widest: dict[str, tuple[int, Path]] = {}
+    for path in sorted(folder.glob("*.jpg")):
+        photo, _, pixels = path.stem.rpartition("-")
+        widest[photo] = max(widest.get(photo, (0, path)), (int(pixels), path))
+    found = [path for _, path in widest.values()]
+    return found[:: max(1, -(-len(found) // count))][:count]
+
+
 def draw(folder: Path, count: int) -> Iterator[Path]:
     """Hills under a coloured sky, the same ones in each run."""
     folder.mkdir(parents=True, exist_ok=True)

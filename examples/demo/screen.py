@@ -31,14 +31,14 @@ class Screen:
         self._watcher = watcher
         self._callers = callers
         self._made = made
-        self._begun = 0.0
+        self.begun = 0.0  # monotonic: what it says counts from here
         self._shown = False
         self._news: deque[str] = deque(maxlen=NEWS_LINES)
         self._drawn_at = 0.0
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def __enter__(self) -> "Screen":
-        self._begun = time.monotonic()
+        self.begun = time.monotonic()
         self._shown = True
         if self._live is not None:
             self._live.start()
@@ -51,7 +51,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Something has happened."""
-        line = f"{time.monotonic() - self._begun:5.1f} s  {text}"
+        line = f"{time.monotonic() - self.begun:5.1f} s  {text}"
         self._news.append(line)
         if self._live is None:
             self._console.print(line, soft_wrap=True)
@@ -67,7 +67,9 @@ class Screen:
             return
         self._drawn_at = now
         if self._live is None:
-            self._console.print(f"{now - self._begun:5.1f} s  {self._jobs_text()}; {self._slots_text()}")
+            self._console.print(
+                f"{now - self.begun:5.1f} s  {self._jobs_text()}; {self._slots_text()}", soft_wrap=True
+            )
         else:
             self._live.update(self._picture(), refresh=True)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cluster.drill.history import History
+from cluster.drill.history import History, Kind
 from examples.demo import pictures, tally
 from examples.demo.__main__ import main
 from examples.demo.callers import THUMBNAILS, WIDTHS_MAX, WIDTHS_MIN, Acknowledged, Promises, widths
@@ -96,8 +96,15 @@ def test_nodes_are_killed_frozen_and_drained_and_nothing_is_lost(
     )
     with Image.open(tmp_path / "out" / "thumbnails" / "0000-hills-000-200.jpg") as thumbnail:
         assert thumbnail.size == (200, 150)
-    assert "VALID" in (tmp_path / "out" / "report.html").read_text()
-    assert "NOT VALID" not in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ">Nothing was lost<" in page
+    assert page.count("data:image/jpeg;base64,") == DRAWN
+    # One clock: what the terminal says at 2.0 s stands at 2 s in the report.
+    history = History.load(tmp_path / "out" / "history.jsonl")
+    struck = [event.at for event in history.events if event.kind is Kind.FAULT]
+    said = re.findall(r"^ *([\d.]+) s  (?:kill -9|kill -STOP|gearfleet drain)", output, re.MULTILINE)
+    assert struck == pytest.approx([float(seconds) for seconds in said], abs=0.2)
+    assert min(event.at for event in history.events if event.kind is Kind.SUBMIT) < 1.0
     assert len(list((tmp_path / "out" / "thumbnails").iterdir())) == background
     assert len(list((tmp_path / "out" / "previews").iterdir())) == foreground
     assert list(scratch.iterdir()) == []
