@@ -21,6 +21,7 @@ for the disk.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import threading
@@ -43,6 +44,8 @@ from cluster.server.whereabouts import Whereabouts
 SEGMENT_MAGIC: Final = b"GEARFLT1"
 FRAME_MAGIC: Final = b"GFRM"
 SEAL_SECONDS: Final = 0.05
+ROOM_BYTES_MIN: Final = 1024 * 1024  # that a disk which was full must have, before jobs are accepted again
+ROOM_NAME: Final = "room"  # of the file that tries it
 _SEGMENT: Final = Struct(">8sQ16s8s4xI")
 _FRAME: Final = Struct(">4sIQB7xI")
 _EARLIER_SYNCED: Final = 1
@@ -254,6 +257,7 @@ class Journal:
         self._failed = False
         self._broken = False
         self._reason = ""
+        self._room_bytes = 0  # that a disk which was full must have before it is tried again
         self._owed: list[bytes] = []  # handed to `recover`, not written yet
         self._sealed = True
         existing = _segments(directory)
@@ -377,7 +381,7 @@ class Journal:
                     first_group = last_group = 0
                 self._owed += records
                 if not self._broken:
-                    if self._are_there():
+                    if self._are_there() and self._has_room():
                         self._failed = False
                         recovering = True
                     else:
@@ -422,7 +426,7 @@ class Journal:
                 self._owed.clear()
                 self._sealed = not self._sync
         except OSError as error:
-            self._fail(error)
+            self._fail(error, sum(map(len, self._owed)) + sum(map(len, batch)))
             self._call_soon(self._on_failed, first_group, self._reason, not self._broken)
             return
         self._call_soon(self._on_committed, last_group)
@@ -490,7 +494,28 @@ class Journal:
             self._fail(error)
             self._call_soon(self._on_failed, 0, self._reason, not self._broken)
 
-    def _fail(self, error: OSError) -> None:
+    def _has_room(self) -> bool:
+        """Whether a disk that was full has room again, not for the next entry only: while other programs fill
+        what is left, jobs would be accepted and refused each second. Taken for real, because quotas are in no
+        figure of the file system."""
+        if not self._room_bytes:
+            return True
+        path = self._directory / ROOM_NAME
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                os.posix_fallocate(descriptor, 0, self._room_bytes)
+            finally:
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+        except OSError:
+            return False
+        self._room_bytes = 0
+        return True
+
+    def _fail(self, error: OSError, size_bytes: int = 0) -> None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self._room_bytes = max(ROOM_BYTES_MIN, 2 * size_bytes)
         self._failed = True
         self._sealed = True
         what = error.strerror or str(error)

@@ -15,6 +15,7 @@ from cluster.server.directory import DataDirectory
 from cluster.server.errors import DirectoryError, JournalDamaged
 from cluster.server.journal import Replay, read_journal
 from cluster.wire import packets as wire
+from tests.server.test_journal_file import Written, read, record
 from tests.support import Node, Peer, eventually, need_command, needs_root
 from tests.support.faulty import FailingCalls
 
@@ -324,6 +325,32 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_acknowledged(
     node.kill()
     node.restart()
     assert handles(node) == submitted
+
+
+@needs_root()
+def test_a_disk_with_room_for_one_more_job_only_is_still_full(small_disk: Path) -> None:
+    directory = small_disk / "journal"
+    directory.mkdir()
+    written = Written(directory)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes((4 << 20) - (200 << 10)))
+    journal = written.journal
+    journal.append(1, [record(1, 300 << 10)])
+    assert written.told() == ("failed", 1, "the journal cannot be written: No space left on device", True)
+    # A small entry would fit; jobs would be accepted, and refused again a moment later.
+    for _ in range(3):
+        journal.recover([])
+        assert written.told()[:2] == ("failed", 0)
+        journal.append(2, [record(2)])
+        assert written.told()[:2] == ("failed", 2)
+    ballast.unlink()
+    journal.recover([])
+    assert written.told()[0] == "committed"
+    journal.append(3, [record(3)])
+    assert written.told() == ("committed", 3)
+    journal.close()
+    assert read(directory) == [3]
+    assert [path.suffix for path in directory.iterdir()] == [".segment"]
 
 
 @needs_root()
