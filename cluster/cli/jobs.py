@@ -41,6 +41,7 @@ from cluster.wire.shown import for_json, for_terminal, for_terminal_lines
 # How long a job may stay without a server that takes it, when --timeout does not say.
 ACKNOWLEDGE_SECONDS: Final = 10.0
 # After this a worker without any server says so.
+QUEUE_FULL: Final = "queue is full"  # in what gearmand and Gearfleet say at a limit of maxqueue
 _UNITS_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -236,6 +237,13 @@ def in_words(error: GearfleetError, seconds: float | None) -> str:
         return (
             f"no server took the job within {seconds or ACKNOWLEDGE_SECONDS:g} s. Tried {tried}. Check "
             "--servers and that a server runs there; with a longer --timeout it is tried for longer"
+        )
+    if isinstance(error, ServerBusy) and QUEUE_FULL not in error.text:
+        # A disk, or the copies of a slot; the text says which, and a commit may yet come.
+        return (
+            f"{error.server} takes no background job now: {error.text}. What is refused while it waits for a "
+            "copy may run nevertheless: submit it again later with the same --unique. gearfleet nodes shows "
+            "what a fleet lacks"
         )
     if isinstance(error, ServerBusy):
         return (

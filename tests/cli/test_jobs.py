@@ -13,11 +13,14 @@ from threading import Timer
 
 import pytest
 
+from client_ha import ServerBusy
 from client_ha.stopping import SAME_WISH_SECONDS
-from cluster.cli.jobs import read_moment
+from cluster.cli.jobs import in_words, read_moment
 from cluster.cli.signals import stopped_by
 from tests.cli.conftest import GEARFLEET, RunCommand, StartCommand, run_process
+from tests.conftest import StartNode
 from tests.support import WAIT_SECONDS, Node, eventually
+from tests.support.faulty import FailingCalls
 from tests.support.machine import need_command
 from tests.support.program import Program, wait_for_workers
 
@@ -326,3 +329,24 @@ def test_moments(text: str, moment: float) -> None:
 
 def test_a_moment_without_a_zone_is_local_time() -> None:
     assert read_moment("2026-12-01T08:30:00+00:00", 0) == 1796113800
+
+
+def test_a_refusal_for_the_disk_or_the_copies_is_not_blamed_on_the_queue() -> None:
+    text = "1 of at least 2 in-sync copies of this job's slot are up: start b again"
+    words = in_words(ServerBusy("QUEUE_ERROR", text, "node-1:4730", "f"), None)
+    assert text in words
+    assert "gearfleet nodes shows what a fleet lacks" in words
+    assert "maxqueue" not in words
+    assert "Nothing was queued" not in words  # nobody knows
+
+
+def test_a_refused_job_tells_what_the_node_lacks(
+    gearfleet: RunCommand, start_node: StartNode, tmp_path: Path
+) -> None:
+    failing = FailingCalls(tmp_path / "failing")
+    node = start_node(environment=failing.environment)
+    failing.fail("pwrite")
+    ended = gearfleet("submit", "f", "x", "-b", "--timeout", "0.5", "-s", node.address)
+    assert ended.code == 1
+    assert b"make room on the disk" in ended.err
+    assert b"maxqueue" not in ended.err
