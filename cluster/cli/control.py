@@ -79,7 +79,7 @@ def read_secret_file(path: Path) -> tuple[bytes, ...]:
 
 def secrets_from_etcd() -> tuple[bytes, ...]:
     """Those that the etcd of this environment holds; empty where it names none. Raises Failed."""
-    from cluster.server.errors import StoreError
+    from cluster.server.errors import StartError, StoreError
     from cluster.server.settings import SettingsError, load_settings
     from cluster.server.store import Store, store_options
 
@@ -102,7 +102,7 @@ def secrets_from_etcd() -> tuple[bytes, ...]:
 
     try:
         return asyncio.run(read())
-    except StoreError as error:
+    except (StoreError, StartError) as error:
         raise Failed(f"the fleet's secret cannot be read from etcd: {error}") from None
 
 

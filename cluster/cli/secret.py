@@ -83,7 +83,9 @@ def _show(output: Path | None, **typed: Any) -> int:
         click.echo(text, nl=False)
         return 0
     try:
-        with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with open(os.open(output, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            os.fchmod(file.fileno(), 0o600)  # it may have been there already
+            file.truncate(0)
             file.write(text)
     except OSError as error:
         raise Failed(f"{output} cannot be written: {error.strerror}") from None

@@ -416,8 +416,9 @@ class FleetLife:
 
     async def _see(self, view: View) -> None:
         self._check_generation(view)
-        if not self.store.secrets_there:  # somebody has deleted the key
-            await self.store.have_secret(token_bytes(SECRET_BYTES))
+        if not self.store.secrets_there:  # somebody has deleted the key; nothing else waits for it
+            with contextlib.suppress(StoreError):
+                await self.store.have_secret(token_bytes(SECRET_BYTES))
         old = self.fleet.view
         if view.map is not None and (old.map is None or old.map.revision != view.map.revision):
             await self._save_map(view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from cluster.server.settings import Settings
 
 LOOPBACK: Final = ("127.0.0.1", "::1")  # for gearfleet's commands on this machine
+RESOLVE_SECONDS: Final = 2.0  # a start does not wait longer for the advertised name's address
 EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::"})
 
 
@@ -27,8 +29,9 @@ async def peer_hosts(settings: Settings) -> tuple[str, str]:
         return settings.peer_host, ""
     advertised = settings.advertise
     try:
-        found = list(dict.fromkeys(str(address[0]) for _, address in await resolve(advertised, 0)))
-    except OSError:
+        async with asyncio.timeout(RESOLVE_SECONDS):
+            found = list(dict.fromkeys(str(address[0]) for _, address in await resolve(advertised, 0)))
+    except OSError:  # a time-out, too
         return settings.peer_host, f"{advertised} has no address yet"
     here = [host for host in found if _is_here(host)]
     if not here:

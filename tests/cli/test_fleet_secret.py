@@ -40,6 +40,8 @@ def test_without_the_secret_a_command_is_refused_and_says_where_it_is(
     fleet: Fleet, gearfleet: RunCommand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "secret"
+    file.write_text("an older and longer one" * 10)
+    file.chmod(0o644)
     assert gearfleet("fleet", "secret", "show", "-o", str(file)).code == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert file.read_bytes() == gearfleet("fleet", "secret", "show").out
@@ -85,3 +87,24 @@ def test_a_secret_is_exchanged_in_two_steps_and_no_stream_breaks(
         assert len(node.events("no TLS between nodes")) == 1
     log = "\n".join(line for node in fleet.nodes.values() for line in map(str, node.log_lines))
     assert not any(secret.hex() in log for secret in both)
+
+
+def test_an_etcd_that_cannot_be_asked_for_the_secret_is_named(
+    fleet: Fleet, gearfleet: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as other:
+        other.setenv("GEARFLEET_ETCD_CA", "/nonexistent")
+        ended = gearfleet("nodes")
+        assert ended.code == 1
+        assert b"cannot be read from etcd: " in ended.err
+    with monkeypatch.context() as other:
+        other.setenv("GEARFLEET_ETCD", "127.0.0.1:9")
+        ended = gearfleet("nodes")
+        assert ended.code == 1
+        assert b"cannot be read from etcd: " in ended.err
+
+
+def test_a_secret_that_was_deleted_is_put_back_by_the_nodes(fleet: Fleet, gearfleet: RunCommand) -> None:
+    before = gearfleet("fleet", "secret", "show").out
+    fleet.etcd.delete(f"/gearfleet/{fleet.fleet}/secret")
+    eventually(lambda: gearfleet("fleet", "secret", "show").out == before)

@@ -57,3 +57,14 @@ def test_where_others_come_by_a_way_that_is_not_seen_from_here_it_is_everywhere(
     monkeypatch: pytest.MonkeyPatch, addresses: dict[str, list[str]], reason: str
 ) -> None:
     assert hosts(monkeypatch, addresses, host="0.0.0.0", advertise="node-1") == ["0.0.0.0", reason]
+
+
+def test_a_start_does_not_wait_for_a_resolver_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.server.peer_hosts.RESOLVE_SECONDS", 0.01)
+
+    async def ask() -> tuple[str, str]:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "getaddrinfo", lambda *_, **__: loop.create_future())
+        return await peer_hosts(load_settings({"host": "0.0.0.0", "advertise": "node-1"}))
+
+    assert asyncio.run(ask()) == ("0.0.0.0", "node-1 has no address yet")
