@@ -16,6 +16,7 @@ from client_ha.tasks import completed, raised
 from client_ha.timing import Timing
 from client_ha.worker import DRAIN_SECONDS, TIMEOUT_GRACE_SECONDS, BaseWorker
 from client_ha.worker_engine import Run
+from client_ha.worker_log import shown_on_stderr
 from cluster.wire import request
 from cluster.wire.packets import WORK_FAIL
 
@@ -76,8 +77,13 @@ class AsyncHAWorker(BaseWorker):
     async def run(self, *, signals: Iterable[int] = ()) -> None:
         """Work until stop(), one of `signals`, or `max_jobs`. Raises CallerMistake without tasks.
 
-        Cancelling it ends it at once: the servers give running jobs to other workers.
+        Cancelling it ends it at once: the servers give running jobs to other workers. It logs as
+        HAWorker does.
         """
+        with shown_on_stderr():
+            await self._run(signals)
+
+    async def _run(self, signals: Iterable[int] = ()) -> None:
         if self._engine is not None:
             raise CallerMistake("the worker runs already")
         loop = asyncio.get_running_loop()
@@ -146,8 +152,8 @@ class AsyncHAWorker(BaseWorker):
     async def __aenter__(self) -> "AsyncHAWorker":
         if self._background is not None:
             raise CallerMistake("the worker runs already")
-        self._background = asyncio.get_running_loop().create_task(self.run())
-        await asyncio.sleep(0)  # so that run() has begun, and stop() finds it
+        self._background = asyncio.get_running_loop().create_task(self._run())
+        await asyncio.sleep(0)  # so that it has begun, and stop() finds it
         return self
 
     async def __aexit__(

@@ -83,8 +83,7 @@ def raised(handle: bytes, function: bytes, error: BaseException) -> bytes:
     kind = type(error)
     if issubclass(kind, Retry):
         logger.info("%s %s is given back to its server: %s", name, job, error_text(error))
-        after = error.after if isinstance(error, Retry) else None
-        return request(GIVE_BACK, handle, b"" if after is None else b"%d" % round(after * 1000))
+        return request(GIVE_BACK, handle, _pause_ms(error))
     if issubclass(kind, JobFailed):
         logger.warning("%s %s failed: %s", name, job, error_text(error))
         return _failed(handle, error)
@@ -93,6 +92,14 @@ def raised(handle: bytes, function: bytes, error: BaseException) -> bytes:
     # gone. Clients that did not ask for exceptions get WORK_FAIL from the server.
     text = error_text(error).encode("utf-8", "replace")
     return request(WORK_EXCEPTION, handle, text[:EXCEPTION_TEXT_BYTES_MAX])
+
+
+def _pause_ms(error: BaseException) -> bytes:
+    """How long a job that is given back shall wait at least; a class of the user's own may not say."""
+    try:
+        return b"%d" % round(error.after * 1000)  # type: ignore[attr-defined]
+    except Exception:
+        return b""
 
 
 def _failed(handle: bytes, error: BaseException) -> bytes:

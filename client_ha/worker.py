@@ -23,6 +23,7 @@ from client_ha.stopping import Patience
 from client_ha.tasks import Task, completed, make_task, raised
 from client_ha.timing import Timing
 from client_ha.worker_engine import Run, WorkerEngine, WorkerStats
+from client_ha.worker_log import greet, shown_on_stderr
 from cluster.wire.packets import CLIENT_ID_BYTES_MAX
 
 DRAIN_SECONDS: Final = 30.0
@@ -99,6 +100,9 @@ class BaseWorker:
             changed=self._note_connected,
         )
 
+    def _greet(self, processes: int = 0) -> None:
+        greet(self.tasks, [*self.servers, *self._discoveries], self.concurrency, processes)
+
     @property
     def stats(self) -> WorkerStats:
         """What it has done since it was made, jobs moved and results dropped. Not known for processes."""
@@ -127,7 +131,13 @@ class BaseWorker:
         await future
 
     async def _serve(
-        self, engine: WorkerEngine, stop: asyncio.Event, hurry: asyncio.Event, signals: Iterable[int]
+        self,
+        engine: WorkerEngine,
+        stop: asyncio.Event,
+        hurry: asyncio.Event,
+        signals: Iterable[int],
+        *,
+        greets: bool = True,
     ) -> None:
         """Run an engine until stopped or out of jobs, then drain it."""
         loop = asyncio.get_running_loop()
@@ -143,6 +153,8 @@ class BaseWorker:
         for number in before:
             loop.add_signal_handler(number, asked_to_stop)
         self._engine = engine
+        if greets:
+            self._greet()
         engine.start()
         try:
             await _first(stop.wait(), engine.finished.wait())
@@ -244,10 +256,18 @@ class HAWorker(BaseWorker):
         return register
 
     def run(self) -> None:
-        """Work until stop(), SIGTERM, SIGINT, or `max_jobs`. Raises CallerMistake without tasks."""
+        """Work until stop(), SIGTERM, SIGINT, or `max_jobs`. Raises CallerMistake without tasks.
+
+        It logs what it does at INFO, as "client_ha"; to standard error where logging is not set up.
+        """
+        with shown_on_stderr():
+            self._run()
+
+    def _run(self) -> None:
         if not self.tasks:
             raise CallerMistake("the worker has no tasks; define some with @worker.task('name')")
         if self._processes:
+            self._greet(self._processes)
             prefork = Prefork(self._processes, self._run_child, self._drain_seconds)
             with self._lock:
                 self._stop_now = prefork.stop
@@ -268,7 +288,7 @@ class HAWorker(BaseWorker):
             raise CallerMistake("the worker runs already")
         if not self.tasks:
             raise CallerMistake("the worker has no tasks; define some with @worker.task('name')")
-        self._thread = threading.Thread(target=self.run, name="gearfleet worker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gearfleet worker", daemon=True)
         self._thread.start()
 
     def stop(self, *, wait: bool = True) -> None:
@@ -378,7 +398,7 @@ class HAWorker(BaseWorker):
 
             loop.add_reader(parent, parent_says)
         try:
-            await self._serve(engine, stop, hurry, signals)
+            await self._serve(engine, stop, hurry, signals, greets=parent is None)
         finally:
             with self._lock:
                 self._stop_now = None

@@ -54,6 +54,7 @@ from client_ha.timing import (
     RECENT_RESULTS_MAX,
     Timing,
 )
+from client_ha.worker_log import tell_end
 from cluster.wire import MissingArguments, request, split_arguments
 from cluster.wire.packets import (
     CANT_DO,
@@ -94,6 +95,7 @@ class Run:
 
     __slots__ = (
         "asked",
+        "begun_at",
         "connection",
         "context",
         "handle",
@@ -108,7 +110,9 @@ class Run:
         "timer",
     )
 
-    def __init__(self, link: Link, connection: Connection, handle: bytes, task: Task[Any]) -> None:
+    def __init__(
+        self, link: Link, connection: Connection, handle: bytes, task: Task[Any], begun_at: float
+    ) -> None:
         self.link = link
         self.connection: Connection | None = connection  # None once it broke
         self.handle = handle
@@ -123,6 +127,7 @@ class Run:
         self.asked: set[Connection] = set()  # where a claim awaits its answer
         self.packet: bytes | None = None  # the result, once there is one
         self.sent = False  # the result was sent once, and perhaps not heeded
+        self.begun_at = begun_at
 
 
 class _Peer(RosterPeer):
@@ -264,6 +269,7 @@ class WorkerEngine:
         """A run has ended with this result, or gives its job back."""
         self._running -= 1
         self.stats.jobs += 1
+        tell_end(run.task.name, run.handle, packet, self._loop.time() - run.begun_at)
         del run.context  # it refers to the run: no garbage cycle per job
         if run.timer is not None:
             run.timer.cancel()
@@ -745,7 +751,7 @@ class WorkerEngine:
         if earlier is not None:
             earlier.replaced = True
             self._not_late(earlier)
-        run = Run(link, connection, handle, task)
+        run = Run(link, connection, handle, task, self._loop.time())
         run.context = JobContext(
             function=function.decode("utf-8", "replace"),
             unique=unique.decode("utf-8", "replace"),

@@ -322,6 +322,7 @@ class CommandAfterDashes(click.Command):
     help="Kill a command that runs longer; its job fails.  [default: no limit]",
 )
 @click.option("--name", default="", help="What the server's list of workers shows.")
+@click.option("--quiet", "-q", is_flag=True, help="Say only what goes wrong, and not each job.")
 def work(
     functions: tuple[str, ...],
     command: list[str],
@@ -330,6 +331,7 @@ def work(
     count: int | None,
     time_limit: float | None,
     name: str,
+    quiet: bool,
 ) -> int:
     """Run a command for every job of a function.
 
@@ -347,7 +349,7 @@ def work(
         raise click.UsageError(f"there is no command {command[0]!r}: correct it, or give its full path")
     handler = logging.StreamHandler()
     handler.setFormatter(_Printing("gearfleet: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
     try:
         worker = HAWorker(
             servers.named, concurrency=concurrency, max_jobs=count, client_id=name, tls=servers.tls

@@ -265,11 +265,12 @@ def test_a_worker_without_a_server_says_so_and_goes_on() -> None:
         limit = Timer(WAIT_SECONDS, worker.kill)
         limit.start()
         assert worker.stderr is not None
-        line = worker.stderr.readline()
+        greeting, line = worker.stderr.readline(), worker.stderr.readline()
         running = worker.poll() is None
         worker.terminate()
         assert worker.wait() == 0
         limit.cancel()
+    assert b" takes jobs of f, 1 at a time, from 127.0.0.1:1" in greeting
     assert line.startswith(b"gearfleet: no server reached, trying on; last: 127.0.0.1:1: ")
     assert running
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -11,6 +14,7 @@ import pytest
 
 from client_ha import (
     AsyncHAWorker,
+    HAClient,
     HAWorker,
     InvalidArgument,
     JobContext,
@@ -19,7 +23,7 @@ from client_ha import (
     Retry,
     Timing,
 )
-from client_ha.tasks import EXCEPTION_TEXT_BYTES_MAX
+from client_ha.tasks import EXCEPTION_TEXT_BYTES_MAX, gives_back, raised
 from cluster.wire.packets import (
     CANT_DO,
     ERROR,
@@ -37,6 +41,7 @@ from cluster.wire.packets import (
     WORK_WARNING,
 )
 from tests.client_ha.fake_server import FakeConnection, FakeServer, in_loop
+from tests.support import WAIT_SECONDS, Node
 
 
 class Gate:
@@ -482,6 +487,11 @@ class Nameless(Exception, metaclass=HiddenName):
         raise ValueError("no class")
 
 
+class Unprepared(Retry):
+    def __init__(self) -> None:
+        pass  # and so without `after`
+
+
 class Unreadable(JobFailed):
     __str__ = Unspeakable.__str__
 
@@ -569,6 +579,10 @@ def test_a_job_ends_and_its_slot_is_free_whatever_its_task_does(
     asyncio.run(asyncio.wait_for(scenario(), 15))
 
 
+def test_a_retry_of_one_s_own_class_gives_the_job_back() -> None:
+    assert gives_back(raised(b"H:1", b"f", Unprepared()))
+
+
 def test_a_function_whose_name_is_no_text_may_raise(patient: Timing) -> None:
     async def scenario() -> None:
         async with FakeServer() as one:
@@ -652,3 +666,65 @@ def test_stop_in_a_task_does_not_wait_for_itself(patient: Timing) -> None:
             await asyncio.to_thread(worker.stop)
 
     asyncio.run(asyncio.wait_for(scenario(), 15))
+
+
+def test_a_worker_says_what_it_takes_and_how_each_job_ended(
+    patient: Timing, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with FakeServer() as one:
+            worker = HAWorker(one.address, timing=patient)
+            worker.task("f")(lambda job: _raise(JobFailed("no paper")) if job.payload else b"")
+            for number in range(30):
+                worker.task(f"g{number}")(lambda job: b"")
+            worker.start()
+            connection, _ = await one.expect(GRAB_JOB_UNIQ)
+            assign(connection, b"H:1", b"")
+            await one.expect(WORK_COMPLETE)
+            await one.expect(GRAB_JOB_UNIQ)
+            assign(connection, b"H:2", b"p")
+            await one.expect(WORK_WARNING)
+            await one.expect(WORK_FAIL)
+            await one.expect(GRAB_JOB_UNIQ)
+            connection.send(NO_JOB)
+            await asyncio.to_thread(worker.stop)
+
+    with caplog.at_level(logging.INFO, "client_ha"):
+        asyncio.run(asyncio.wait_for(scenario(), 15))
+    said = [record.getMessage() for record in caplog.records]
+    assert f"worker {os.getpid()} takes jobs of f, g0, " in said[0]
+    assert "g18 and 11 more, 1 at a time, from 127.0.0.1:" in said[0]
+    assert [line.partition(" in ")[0] for line in said if " in 0." in line] == ["f H:1 done", "f H:2 failed"]
+
+
+SCRIPT = """
+import logging, sys
+from client_ha import HAWorker
+if "own" in sys.argv:
+    logging.basicConfig(level=logging.WARNING)
+worker = HAWorker(sys.argv[1], max_jobs=1)
+
+@worker.task("scripted")
+def scripted(job):
+    return "well"
+
+worker.run()
+assert not logging.getLogger("client_ha").handlers
+"""
+
+
+@pytest.mark.parametrize("own_logging", [False, True])
+def test_a_script_shows_its_worker_s_log_unless_it_has_set_up_logging(
+    shared_node: Node, own_logging: bool
+) -> None:
+    with HAClient(shared_node.address) as client:
+        job = client.submit("scripted")
+        script = [sys.executable, "-c", SCRIPT, shared_node.address, *(["own"] if own_logging else [])]
+        ended = subprocess.run(script, capture_output=True, timeout=WAIT_SECONDS, check=True, text=True)
+        assert job.result(timeout=WAIT_SECONDS) == b"well"
+    if own_logging:
+        assert ended.stderr == ""
+    else:
+        greeting, *_, done = ended.stderr.splitlines()
+        assert "takes jobs of scripted, 1 at a time, from " in greeting
+        assert f"INFO scripted {job.handle} done in 0." in done
