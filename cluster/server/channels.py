@@ -21,6 +21,7 @@ from cluster.server.listening import listening_sockets
 
 DEAD_CONNECTION_SECONDS: Final = 20
 HANDSHAKE_SECONDS: Final = 20  # for TLS and the first frames of a connection to the peer port
+NEXT_ADDRESS_SECONDS: Final = 0.25  # after which the next address of a name is tried beside the last one
 MESSAGE_BYTES_MAX: Final = 65 * 1024 * 1024  # the largest payload and 1 MiB around it
 
 
@@ -84,23 +85,45 @@ def options(message_bytes_max: int, *, server: bool) -> list[tuple[str, Any]]:
 async def connect(host: str, port: int) -> str:
     """Connect and hang up; the address that answered, as gRPC writes it. Raises OSError.
 
-    ConnectionRefusedError only when all addresses of the host refused.
+    Of several addresses the next one is tried when one has failed, or has said nothing for a moment: whoever
+    answers first is taken (RFC 8305). ConnectionRefusedError only when all addresses of the host refused.
     """
-    loop = asyncio.get_running_loop()
+    addresses = await resolve(host, port)
+    if len(addresses) == 1:
+        return await _connect_to(*addresses[0])
     error: OSError | None = None
-    for family, address in await resolve(host, port):
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setblocking(False)
-            try:
-                await loop.sock_connect(sock, address)
-            except OSError as fault:
+    attempts: set[asyncio.Task[str]] = set()
+    try:
+        while addresses or attempts:
+            if addresses:
+                attempts.add(asyncio.ensure_future(_connect_to(*addresses.pop(0))))
+            done, attempts = await asyncio.wait(
+                attempts,
+                timeout=NEXT_ADDRESS_SECONDS if addresses else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for attempt in done:
+                fault = attempt.exception()
+                if fault is None:
+                    return attempt.result()
+                if not isinstance(fault, OSError):
+                    raise fault
                 if error is None or isinstance(error, ConnectionRefusedError):
                     error = fault
-                continue
-            if family == socket.AF_INET6:
-                return f"ipv6:[{address[0]}]:{address[1]}"
-            return f"ipv4:{address[0]}:{address[1]}"
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)
     raise error or OSError(f"{host} has no address")
+
+
+async def _connect_to(family: int, address: Any) -> str:
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    if family == socket.AF_INET6:
+        return f"ipv6:[{address[0]}]:{address[1]}"
+    return f"ipv4:{address[0]}:{address[1]}"
 
 
 async def resolve(host: str, port: int) -> list[tuple[int, Any]]:
