@@ -101,6 +101,13 @@ FLAGS: Final[dict[str, list[Flag]]] = {
         Flag(
             "durability", "When a job is acknowledged: fsync, os or memory.", "", "MODE", setting="durability"
         ),
+        Flag(
+            "on-timeout",
+            "A background job over its worker's time limit: requeue or fail.",
+            "",
+            "WHAT",
+            setting="on_timeout",
+        ),
     ],
     "Accepted, without effect": [
         Flag("hashtable-buckets", "", "", "N", ignored="the job tables grow by themselves"),

@@ -727,6 +727,7 @@ class Server:
         self._housekept_at = time.monotonic()
         self._collect_garbage()
         self._give_back_memory()
+        self._job_log.write([], 0, self._housekept_at)  # what was left out
         self.node.ledger.forget_rested()
         if not self.node.clock.told:
             self.node.clock.told = True

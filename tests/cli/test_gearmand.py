@@ -54,6 +54,7 @@ def values(*arguments: str, **environment: str) -> dict[str, object]:
         (["--job-retries=3"], "job_retries", 2),
         (["--data-dir", "/d"], "data_dir", "/d"),
         (["--durability=os"], "durability", "os"),
+        (["--on-timeout=fail"], "on_timeout", "fail"),
     ],
 )
 def test_an_option_becomes_a_setting(arguments: list[str], setting: str, value: object) -> None:
