@@ -51,6 +51,7 @@ class Ledger:
         # notice that at once would cost each submit something.
         self.resting: OrderedDict[Function, float] = OrderedDict()
         self.functions: dict[bytes, Function] = {}
+        self.payload_bytes = 0  # of all living jobs
         self.tables = [SlotTable() for _ in range(slot_count)]
         self.ready: tuple[dict[Function, None], ...] = tuple({} for _ in range(PRIORITIES))
         # Totals of functions that are forgotten, by name: a counter must not fall.
@@ -123,6 +124,7 @@ class Ledger:
         if len(job.key) > len(function.bare_key):
             table.uniques[job.key] = job
         function.total += 1
+        self.payload_bytes += len(job.payload)
 
     def enqueue(self, job: Job, *, first: bool = False) -> None:
         """The job may run: put it behind the others of its priority, or before them."""
@@ -237,6 +239,7 @@ class Ledger:
             del table.uniques[key]
         job.state = FINISHED
         function.total -= 1
+        self.payload_bytes -= len(job.payload)
         if state == QUEUED:
             function.leave_husk(job.priority)
             if not function.queues[job.priority]:

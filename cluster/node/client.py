@@ -99,6 +99,7 @@ class ClientVerbs:
             if unique_bytes:
                 table.uniques[key] = job
             function.total += 1
+            self._ledger.payload_bytes += len(job.payload)
             group.jobs.append(job)
             if context.durable:
                 slot.number = number = slot.number + 1
@@ -380,6 +381,7 @@ class ClientVerbs:
             if unique_bytes:
                 table.uniques[key] = job
             function.total += 1
+            self._ledger.payload_bytes += len(job.payload)
             # Mostly nothing of this connection waits for a commit.
             quick = context.durable and connection.gate <= self._log.committed
             behind = None if quick else context.behind(connection)

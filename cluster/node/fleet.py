@@ -980,7 +980,7 @@ class Fleet:
             self._stalled_group, self._stalled_since = number, now
             if self._refused:
                 self._refused = False
-                self._node.refuse_background(None)
+                self._node.refuse_background(None, "copies")
                 self.news.refused(None, now)
             return
         if number and now - self._stalled_since > self.settings.stall_seconds:
@@ -991,7 +991,7 @@ class Fleet:
             )
             if not self._refused:
                 self._refused = True
-                self._node.refuse_background(reason)
+                self._node.refuse_background(reason, "copies")
                 self.news.refused(reason, now)
             self._node.give_up_waiting(reason)
 

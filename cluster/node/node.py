@@ -55,6 +55,7 @@ class Node:
         self.admin = AdminVerbs(context, self.workers)
         self.fleet: Fleet | None = None  # None: standalone
         self._sends: list[tuple[Connection, bytes]] = []
+        self._refusals: dict[str, str] = {}  # why background jobs are refused, by cause
         clients, workers = self.clients, self.workers
         self._handlers: dict[int, Handler] = {
             TEXT: self.admin.text,
@@ -383,9 +384,13 @@ class Node:
                 self.context.released[connection] = None
             group.waiting.clear()
 
-    def refuse_background(self, reason: str | None) -> None:
-        """Answer background submits with QUEUE_ERROR and this reason, or accept them again."""
-        self.context.refusal = reason
+    def refuse_background(self, reason: str | None, cause: str = "journal") -> None:
+        """Answer background submits with QUEUE_ERROR and this reason, or accept them again, unless there is
+        another cause."""
+        self._refusals.pop(cause, None)
+        if reason is not None:
+            self._refusals[cause] = reason
+        self.context.refusal = next(iter(self._refusals.values()), None)
 
     def checkpoint(self) -> Iterator[None]:
         """See restore.checkpoint."""

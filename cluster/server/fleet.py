@@ -482,6 +482,7 @@ class FleetLife:
 
     def peer_frame(self, name: str, frame: Frame) -> None:
         began = self._server.begin()
+        self._server.received_bytes += len(frame.entries)
         try:
             self.fleet.receive(name, frame, time.monotonic())
         except ProtocolBroken as error:

@@ -32,9 +32,16 @@ def new_connection(number: int, peername: object) -> Connection:
 def take(server: Server, connection: Connection, decoder: Decoder, data: bytes) -> None:
     """Give the node what a peer sent."""
     begun = decoder.held_bytes
-    packets = decoder.feed(data)
+    server.received_bytes += len(data)
+    try:
+        packets = decoder.feed(data)
+    except MemoryError:
+        server.out_of_memory(connection)
+        return
     try:
         server.node.receive(connection, packets)
+    except MemoryError:
+        server.out_of_memory(None)
     except Exception:
         # A defect of ours: the others must not suffer for it.
         server.log.exception("failed on a packet", peer=connection.address)

@@ -104,6 +104,8 @@ def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] 
                 return runner.run(_serve(settings, selector, socks, log_file, attach))
     except StartError as error:
         log.error("cannot start", reason=str(error))
+    except MemoryError:
+        log.error("cannot start", reason="there is no memory: give the node more, and start it again")
     except OSError as error:
         log.error("cannot start", reason=f"{error.strerror or error}")
     return EXIT_FAILED

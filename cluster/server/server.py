@@ -8,6 +8,7 @@ import ctypes
 import gc
 import os
 import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from cluster.server.errors import JournalDamaged, StartError
 from cluster.server.fleet import FleetLife
 from cluster.server.job_log import JobLog
 from cluster.server.journal import Decode, Journal, Replay, read_journal
+from cluster.server.memory import JOB_BYTES, Memory, find_available, too_little
 from cluster.server.plain import PlainPort
 from cluster.server.settings import Settings
 from cluster.server.silence import SilenceWatch
@@ -128,6 +130,8 @@ class Server:
         # What is passed over must not stay in the files: once is to be enough.
         self._must_checkpoint = settings.salvage
         self._collected_at = time.monotonic()
+        self.received_bytes = 0  # since memory was last looked at
+        self._memory = Memory(settings.max_memory_bytes, find_available())
         self._jobs_most = 0  # since memory was last given back
         self._resident_bytes = _resident_bytes()  # when it was
 
@@ -273,6 +277,7 @@ class Server:
         settings = self.settings
         began = time.monotonic()
         replay = Replay()
+        unlooked_bytes = 0
         gc.disable()
         try:
             for entry in read_journal(
@@ -282,6 +287,11 @@ class Server:
                 salvage=settings.salvage,
                 decode=decode,
             ):
+                unlooked_bytes += len(entry.body)
+                if unlooked_bytes >= self._memory.look_bytes:
+                    unlooked_bytes = 0
+                    if fault := self._memory.start_fault(_resident_bytes(), replay.bytes_read):
+                        raise StartError(fault)
                 try:
                     apply(entry)
                 except entries.DamagedEntry as error:
@@ -291,6 +301,8 @@ class Server:
                             "release? Use that one, or start once with --salvage, which passes over it"
                         ) from None
                     self.log.error("an entry was passed over", reason=str(error))
+        except MemoryError:
+            raise StartError(too_little("memory", replay.bytes_read)) from None
         finally:
             gc.enable()
         if replay.torn_bytes:
@@ -398,7 +410,9 @@ class Server:
 
     def _turn_failed(self) -> None:
         """A defect of ours. A node that goes on would hang, or promise what is not on the disk: it stops."""
-        if not self._defect:
+        if isinstance(sys.exception(), MemoryError):
+            self.out_of_memory(None)
+        elif not self._defect:
             self._defect = True
             self.log.exception(
                 "this node stops: a turn failed, which is a defect",
@@ -408,6 +422,8 @@ class Server:
 
     def _end(self) -> None:
         node = self.node
+        if self.received_bytes >= self._memory.look_bytes:
+            self._look_at_memory()
         if self._checkpoint is not None and not self._writing:
             self._step_checkpoint()
         output = node.end_turn(cut=self._stopping or (not self._writing and self._wants_cut()))
@@ -729,6 +745,7 @@ class Server:
         self._give_back_memory()
         self._job_log.write([], 0, self._housekept_at)  # what was left out
         self.node.ledger.forget_rested()
+        self._look_at_memory()
         if not self.node.clock.told:
             self.node.clock.told = True
             self.log.warning(
@@ -757,6 +774,49 @@ class Server:
             assert self._journal is not None
             self._checkpoint_group = GROUP_UNKNOWN
             self._journal.rotate()
+
+    def _look_at_memory(self) -> None:
+        """Refuse background jobs while there is no memory for more."""
+        self.received_bytes = 0
+        memory = self._memory
+        ledger = self.node.ledger
+        resident_bytes = _resident_bytes()
+        if not memory.look(resident_bytes, ledger.payload_bytes + ledger.count() * JOB_BYTES):
+            return
+        self.node.refuse_background(memory.refusal if memory.full else None, "memory")
+        if memory.full:
+            self.log.error(
+                "background jobs are refused: there is no memory for more",
+                resident_bytes=resident_bytes,
+                max_memory_bytes=memory.mark_bytes,
+                available_bytes=memory.available.size_bytes,
+                of=memory.available.source,
+                payload_bytes=ledger.payload_bytes,
+                jobs=ledger.count(),
+                remedy="add workers, which make room; or give the node more memory, or raise --max-memory",
+            )
+        else:
+            self.log.warning("background jobs are accepted again: there is memory for more")
+
+    def out_of_memory(self, connection: Connection | None) -> None:
+        """An allocation has failed: for what this connection sent, or, None, in the middle of a change. What
+        is in memory may make no sense then, what is on the disk does: the node stops."""
+        if connection is not None:
+            self.log.error(
+                "disconnected a peer: there is no memory for what it sends",
+                peer=connection.address,
+                remedy="give the node more memory, or lower --max-memory and --max-unfinished",
+            )
+            if connection.transport is not None:
+                connection.transport.abort()
+        elif not self._defect:
+            self._defect = True
+            self.log.error(
+                "this node stops: it is out of memory",
+                remedy="give it more memory, or lower --max-memory, and start it again; what was "
+                "acknowledged is on the disk",
+            )
+            self.fail()
 
     def _give_back_memory(self) -> None:
         """After a large queue the allocator keeps the pages; the machine's other programs want them."""

@@ -552,6 +552,15 @@ class Settings(BaseSettings):
         description="Connections served at once; 0 is as many as the limit on open files allows.",
         json_schema_extra=_in("Limits"),
     )
+    max_memory_bytes: Bytes = Field(
+        0,
+        ge=0,
+        le=2**50,
+        description="Memory of the process from which on background jobs are refused.",
+        json_schema_extra=_in(
+            "Limits", option="--max-memory", default="80 % of the cgroup's limit or the machine's memory"
+        ),
+    )
     max_unread_bytes: Bytes = Field(
         64 * _MEBIBYTE,
         ge=1024,

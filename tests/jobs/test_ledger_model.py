@@ -204,6 +204,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def counters_count(self) -> None:
         assert self.ledger.count() == len(self.living)
+        assert self.ledger.payload_bytes == sum(len(job.payload) for job in self.living)
         for name, function in self.ledger.functions.items():
             mine = [job for job in self.living if job.function is function]
             assert function.name == name
