@@ -15,6 +15,7 @@
     drill.py     drill; drill_screen.py shows how it goes
     gearman.py, gearadmin.py   take the place of the stock tools
     peer.py, dialling.py   one blocking connection, to whichever address of a name answers
+    no_worker.py tells a submitter that nobody takes the job
     signals.py   what asks to stop: commands that run, and process 1
     admin.py     the text commands of a server, as functions
     suggest.py   what somebody meant who mistyped a word

@@ -1,5 +1,7 @@
 """Client mode of `gearfleet gearman`: jobs from arguments, lines or standard input, one after another."""
 
+import contextlib
+import functools
 import os
 import ssl
 import sys
@@ -10,7 +12,9 @@ from typing import Final, TextIO
 
 from client_ha.addresses import Server
 from cluster.cli.gearman import Options, message
+from cluster.cli.no_worker import NoWorkerWatch
 from cluster.cli.peer import Peer, Unreachable
+from cluster.cli.servers import Servers
 from cluster.wire import packets as wire
 from cluster.wire import request, split_arguments
 from cluster.wire.numbers import progress_number
@@ -37,9 +41,14 @@ class Task:
 def run(options: Options, servers: Sequence[Server], tls: ssl.SSLContext | None) -> int:
     """Submit everything; return 1 when a job failed, else 0, as gearman does even without a server."""
     client = Client(options, servers, tls)
+    asked = Servers(tuple(servers), 0.0, tls)
     try:
         for payload in payloads(options):
-            client.run(payload)
+            with contextlib.ExitStack() as watching:
+                if not options.background:
+                    say = functools.partial(message, "gearman_client_run_tasks")
+                    watching.enter_context(NoWorkerWatch(asked, options.functions, say))
+                client.run(payload)
     finally:
         client.close()
     return EXIT_JOB_FAILED if client.failed else 0

@@ -33,6 +33,7 @@ from client_ha import (
 )
 from client_ha.context import JobContext
 from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER, EXIT_USAGE
+from cluster.cli.no_worker import NoWorkerWatch
 from cluster.cli.servers import Failed, NoServer, Servers, complain, server_options
 from cluster.cli.signals import stopped_by
 from cluster.cli.suggest import SuggestingChoice
@@ -117,7 +118,9 @@ def submit(
     data = [_payload(text) for text in payloads or ("-",)]
     client = HAClient(servers.named, submit_timeout=timeout or ACKNOWLEDGE_SECONDS, tls=servers.tls)
     code = 0
-    with client:
+    with client, contextlib.ExitStack() as watching:
+        if not background:
+            watching.enter_context(NoWorkerWatch(servers, [function], complain))
         jobs: list[Job | GearfleetError] = []
         parts: list[_Output] = []
         for payload in data:

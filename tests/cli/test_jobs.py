@@ -16,6 +16,7 @@ import pytest
 from client_ha import ServerBusy
 from client_ha.stopping import SAME_WISH_SECONDS
 from cluster.cli.jobs import in_words, read_moment
+from cluster.cli.no_worker import NO_WORKER_SECONDS
 from cluster.cli.signals import stopped_by
 from tests.cli.conftest import GEARFLEET, RunCommand, StartCommand, run_process
 from tests.conftest import StartNode
@@ -281,6 +282,41 @@ def test_a_job_nobody_does_ends_with_the_time(
     ended = gearfleet("submit", "-s", shared_node.address, function.decode(), "x", "--timeout", "0.2")
     assert ended.code == 1
     assert b"no result" in ended.err
+
+
+@pytest.mark.parametrize("tool", ["submit", "gearman"])
+def test_a_job_that_no_worker_takes_says_so(
+    start_gearfleet: StartCommand, shared_node: Node, function: bytes, tool: str
+) -> None:
+    name = function.decode()
+    words = {
+        "submit": ["submit", "-s", shared_node.address, name, "x"],
+        "gearman": ["gearman", "-h", shared_node.host, "-p", str(shared_node.port), "-f", name, "x"],
+    }
+    with shared_node.connect() as worker:
+        waiting = start_gearfleet(*words[tool])
+        eventually(lambda: (shared_node.status(function) or (0, 0, 0))[0] == 1)
+        asked_at = time.monotonic() + NO_WORKER_SECONDS
+        eventually(lambda: time.monotonic() > asked_at + 1)
+        worker.can_do(function)
+        worker.complete(worker.grab_one().handle)
+        assert waiting.wait() == 0
+    assert f"no worker takes {name!r}" in waiting.stderr.decode()
+    assert waiting.stderr.count(b"\n") == 1
+
+
+def test_nothing_is_said_where_a_worker_is_busy(
+    start_gearfleet: StartCommand, shared_node: Node, function: bytes
+) -> None:
+    with shared_node.connect() as worker:
+        worker.can_do(function)
+        waiting = start_gearfleet("submit", "-s", shared_node.address, function.decode(), "x")
+        eventually(lambda: (shared_node.status(function) or (0, 0, 0))[0] == 1)
+        said_at = time.monotonic() + NO_WORKER_SECONDS + 1
+        eventually(lambda: time.monotonic() > said_at)
+        worker.complete(worker.grab_one().handle)
+        assert waiting.wait() == 0
+    assert waiting.stderr == b""
 
 
 def test_a_refused_submit_is_explained_in_words_for_the_shell(
