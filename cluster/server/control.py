@@ -35,6 +35,7 @@ from cluster.server.channels import (
 )
 from cluster.server.generated import control_pb2 as pb
 from cluster.server.line_limit import LineLimit
+from cluster.server.openings import Openings
 from cluster.server.proof import (
     NONCE_BYTES,
     PROOFS_MAX,
@@ -48,6 +49,7 @@ from cluster.server.proof import (
 SERVICE: Final = "gearfleet.control.v1.Control"
 CHALLENGE_KEY: Final = "gearfleet-challenge"  # of a call's metadata
 PROOFS_KEY: Final = "gearfleet-proofs"
+REQUEST_SECONDS: Final = 5.0  # for a request to arrive
 CONTROL_SECONDS: Final = 10.0  # for an answer, and between two words of a drain
 
 
@@ -154,6 +156,7 @@ class ControlService:
         secrets: Callable[[], Secrets],
         trust_loopback: bool = False,
         trust_all: bool = False,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         """`hello`: who this node is. `trust_all`: TLS has asked for a certificate already."""
         self._owner = owner
@@ -162,24 +165,24 @@ class ControlService:
         self._trust_loopback = trust_loopback
         self._trust_all = trust_all
         self._challenges = Challenges(token_bytes(NONCE_BYTES))
+        self._request_seconds = request_seconds
+        self._openings = Openings()
         self._refusals = LineLimit()
         self._log = structlog.get_logger("gearfleet")
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         self.handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Challenge": unary(self._challenge, pb.ChallengeRequest.FromString, _bytes),
-                # As bytes: what is proved is what was sent.
-                **{
-                    name: kind(self._proved(name, parse, work), None, _bytes)
-                    for name, kind, parse, work in (
-                        ("Describe", unary, pb.DescribeRequest.FromString, self._describe),
-                        ("Drain", stream, pb.DrainRequest.FromString, self._drain),
-                        ("Join", unary, pb.NodeRequest.FromString, self._join),
-                        ("Forget", unary, pb.NodeRequest.FromString, self._forget),
-                        ("Promote", unary, pb.PromoteRequest.FromString, self._promote),
-                    )
-                },
+                # As a stream, of one request: gRPC itself would wait for it as long as the caller likes. And
+                # as bytes: what is proved is what was sent.
+                name: grpc.stream_stream_rpc_method_handler(self._call(name, parse, work), None, _bytes)
+                for name, parse, work in (
+                    ("Challenge", pb.ChallengeRequest.FromString, self._challenge),
+                    ("Describe", pb.DescribeRequest.FromString, self._describe),
+                    ("Drain", pb.DrainRequest.FromString, self._drain),
+                    ("Join", pb.NodeRequest.FromString, self._join),
+                    ("Forget", pb.NodeRequest.FromString, self._forget),
+                    ("Promote", pb.PromoteRequest.FromString, self._promote),
+                )
             },
         )
 
@@ -199,11 +202,12 @@ class ControlService:
             proofs=answer_proofs(self._secrets(), request.nonce, _who(hello), challenge),
         )
 
-    def _proved(
+    def _call(
         self, method: str, parse: Callable[[bytes], Any], work: Callable[[Any, Any], Awaitable[Any]]
-    ) -> Callable[[bytes, Any], Awaitable[Any]]:
-        async def call(data: bytes, context: Any) -> Any:
-            fault = self._distrust(method, data, context)
+    ) -> Callable[[object, Any], Awaitable[None]]:
+        async def call(_: object, context: Any) -> None:
+            data = await self._request(context)
+            fault = "" if method == "Challenge" else self._distrust(method, data, context)
             if fault:
                 self._complain(method, context.peer(), fault)
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, fault)
@@ -211,9 +215,28 @@ class ControlService:
                 request = parse(data)
             except DecodeError:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "that is no request")
-            return await work(request, context)
+            answer = await work(request, context)
+            if answer is not None:
+                await context.write(answer)
 
         return call
+
+    async def _request(self, context: Any) -> bytes:
+        """The bytes of it; whoever sends none does not hold the call for long."""
+        host = host_of(context.peer())
+        if refusal := self._openings.refusal(host):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
+        fault = "a call without a request"
+        with self._openings.one(host):
+            try:
+                async with asyncio.timeout(self._request_seconds):
+                    data = await context.read()
+                    if data is not grpc.aio.EOF:
+                        return bytes(data)
+            except TimeoutError:
+                fault = f"no request within {self._request_seconds:g} s"
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, fault)
+        raise AssertionError  # abort has raised
 
     def _distrust(self, method: str, data: bytes, context: Any) -> str:
         """Why a call is not taken; empty when it is."""

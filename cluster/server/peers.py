@@ -61,6 +61,7 @@ from cluster.server.messages import (
     unpack,
     unpack_greeting,
 )
+from cluster.server.openings import Openings
 from cluster.server.proof import ACCEPTOR, DIALLER, NONCE_BYTES, Secrets, agree, stream_proofs
 
 __all__ = ["PeerAddress", "PeerLimits", "PeerOwner", "PeerPort", "PeerTls", "load_peer_tls"]
@@ -81,8 +82,6 @@ INTRODUCE_SECONDS: Final = 2.0  # how long a node that etcd has not told us of y
 NOTHING: Final = Frame()  # what a keep-alive says
 CLOSE_SECONDS: Final = 0.5
 CALLS_MAX: Final = 1024  # at once, on the port
-# Of them from one host, until they have proved themselves: a stranger shall not hold all of them.
-OPENINGS_PER_HOST_MAX: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +203,7 @@ class PeerPort:
         self._changed: asyncio.Future[None] = self._loop.create_future()  # when `_peers` was
         self._complaints: dict[str, float] = {}
         self._complaint_limit = LineLimit()
-        self._openings: dict[str, int] = {}  # by host: calls that are no streams yet
+        self._openings = Openings()
         self._ticker: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
         self._closed = False
@@ -413,17 +412,12 @@ class PeerPort:
     async def _accept(self, _: object, context: Any) -> None:
         """A call of Exchange, from its first byte to its end."""
         host = host_of(context.peer())
-        if self._openings.get(host, 0) >= OPENINGS_PER_HOST_MAX:
+        if refusal := self._openings.refusal(host):
             context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
-            context.set_details(f"{OPENINGS_PER_HOST_MAX} calls from {host} have not said yet who they are")
+            context.set_details(refusal)
             return
-        self._openings[host] = self._openings.get(host, 0) + 1
-        try:
+        with self._openings.one(host):
             hello = await self._opening(context, host)
-        finally:
-            self._openings[host] -= 1
-            if not self._openings[host]:
-                del self._openings[host]
         peer = None if hello is None else self._peers.get(hello.node)
         # Who it is was looked at before it proved it; that may have changed.
         if hello is None or peer is None or self._closed or self._stranger(hello) is not None:

@@ -26,6 +26,7 @@ from cluster.server.control import (
     SlotStatus,
 )
 from cluster.server.generated import control_pb2 as pb
+from cluster.server.openings import OPENINGS_PER_HOST_MAX
 from cluster.server.peers import PeerPort
 from tests.support.peering import SECRETS, certificates, grpc, hello, nodes, run
 
@@ -312,3 +313,21 @@ def test_a_certificate_of_the_fleets_authority_is_proof_enough(tmp_path: Path) -
 )
 def test_loopback_is_this_machine_alone(peer: str, local: bool) -> None:
     assert is_loopback(peer) is local
+
+
+def test_a_call_that_sends_no_request_ends_soon_and_many_do_not_take_the_port() -> None:
+    async def scene() -> None:
+        async with nodes() as started:
+            service = ControlService(Owner(), hello("a"), secrets=lambda: SECRETS, request_seconds=0.5)
+            port = await started.start("a", handlers=[service.handler])
+            async with client(port) as control:
+                channel = await control._open()
+                calls = [
+                    channel.stream_stream(f"/{SERVICE}/Describe")() for _ in range(OPENINGS_PER_HOST_MAX + 1)
+                ]
+                codes = [await call.code() for call in calls]
+                assert codes.count(grpc.StatusCode.INVALID_ARGUMENT) == OPENINGS_PER_HOST_MAX
+                assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 1
+                assert service._openings.by_host == {}
+
+    run(scene)

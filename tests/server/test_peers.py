@@ -27,7 +27,8 @@ from cluster.server.messages import (
     unpack,
     unpack_greeting,
 )
-from cluster.server.peers import EXCHANGE, OPENINGS_PER_HOST_MAX, SERVICE, PeerAddress, PeerLimits
+from cluster.server.openings import OPENINGS_PER_HOST_MAX
+from cluster.server.peers import EXCHANGE, SERVICE, PeerAddress, PeerLimits
 from cluster.server.proof import ACCEPTOR, DIALLER, NONCE_BYTES, SECRET_BYTES, stream_proofs
 from tests.support.peering import (
     QUICK,
@@ -893,14 +894,14 @@ def test_a_stranger_who_says_nothing_holds_no_more_than_his_share_of_the_port() 
             async with dialler(b) as first:
                 calls = [first.channel.stream_stream(EXCHANGE)() for _ in range(OPENINGS_PER_HOST_MAX)]
                 await asyncio.gather(*(call.wait_for_connection() for call in calls))
-                while b._openings != {"127.0.0.1": OPENINGS_PER_HOST_MAX}:
+                while b._openings.by_host != {"127.0.0.1": OPENINGS_PER_HOST_MAX}:
                     await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(int))})
                 async with dialler(b) as one_more:
                     error = await one_more.end()
                     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 for call in calls:
                     call.cancel()
-            while b._openings:
+            while b._openings.by_host:
                 await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(int))})
 
     run(scene)
