@@ -12,6 +12,7 @@ from cluster.cli import EXIT_FAILED
 from cluster.cli.control import Peers, ask, peer_options, same_status
 from cluster.cli.fleet import json_option
 from cluster.cli.servers import NoServer, complain
+from cluster.cli.stranded import stranded_faults
 from cluster.cli.tables import print_json, say, show
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def _slots(count: int) -> str:
     return f"{count:,} slot{'s' if count != 1 else ''}"
 
 
-def summary(status: "FleetStatus") -> list[str]:
-    """The lines below the tables."""
-    found = faults(status)
+def summary(status: "FleetStatus", others: Sequence[str] = ()) -> list[str]:
+    """The lines below the tables; `others`: faults that the status does not show."""
+    found = [*faults(status), *others]
     head = (
         f"fleet {status.fleet}, as {status.answered_by} sees it: {status.replicas} copies, a job is "
         f"acknowledged when {status.min_in_sync} have it"
@@ -84,13 +85,16 @@ def nodes(peers: Peers, as_json: bool, check: bool, wait: bool, wait_seconds: fl
     Leads counts the slots that a node serves, in sync those that it has a whole copy of, learning those that
     it is catching up with.
 
+    Jobs that wait on a node while their workers are connected to others only are told of as well.
+
     Exit codes: 0, 1 with --check or --wait when the fleet is degraded, 3 no node answered.
     """
     status = _complete(peers, wait_seconds) if wait else ask(peers, same_status)
+    waiting = stranded_faults(status)
     if as_json:
         value = dataclasses.asdict(status)
         del value["slots"]
-        print_json({**value, "faults": faults(status)})
+        print_json({**value, "faults": [*faults(status), *waiting]})
     else:
         show(
             ["Node", "State", "Zone", "Address", "Version", "Leads", "In sync", "Learning"],
@@ -110,12 +114,12 @@ def nodes(peers: Peers, as_json: bool, check: bool, wait: bool, wait_seconds: fl
             nothing="No nodes.",
         )
         click.echo()
-        for line in summary(status):
+        for line in summary(status, waiting):
             say(line)
     if wait and not is_complete(status):
         complain(f"the fleet was not complete within {wait_seconds:g} s; --wait-seconds gives it longer")
         return EXIT_FAILED
-    return EXIT_FAILED if check and faults(status) else 0
+    return EXIT_FAILED if check and (faults(status) or waiting) else 0
 
 
 def is_complete(status: "FleetStatus") -> bool:

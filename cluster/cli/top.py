@@ -20,7 +20,7 @@ from cluster.cli import EXIT_NO_SERVER
 from cluster.cli.admin import Admin, FunctionStatus, Refused, Unreachable
 from cluster.cli.discover import Followed
 from cluster.cli.servers import Servers, ask_each, server_options
-from cluster.cli.tables import console, table
+from cluster.cli.tables import FITTED_ROWS_MAX, console, table
 from cluster.wire.shown import for_terminal
 
 INTERVAL_SECONDS_DEFAULT = 1.0
@@ -144,7 +144,8 @@ def top(servers: Servers, interval: float, once: bool) -> int:
     followed = Followed(servers)
     looks = look(followed.look())
     if once or not sys.stdout.isatty():
-        console().print(screen(looks))
+        # The longest queues are what is looked for; gearfleet status has all.
+        console().print(screen(looks, FITTED_ROWS_MAX))
         return 0 if any(not look.fault for look in looks) else EXIT_NO_SERVER
     terminal = console()
 

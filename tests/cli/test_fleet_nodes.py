@@ -96,6 +96,10 @@ def test_one_node_is_enough_to_see_the_jobs_of_all(
         assert len(counts) > 1
         rows = json.loads(gearfleet("status", "--priorities", "--json", *at).out)
         assert [row["normal"] for row in rows if row["function"] == name] == [30]
+        ended = gearfleet("nodes", "--check", *peer(fleet))
+        assert ended.code == 1
+        said = f"! jobs of {name} wait on a, c, and its workers are connected to other nodes only"
+        assert said in ended.out.decode()
         assert len(json.loads(gearfleet("jobs", "--json", *at).out)) == 30
         rows = json.loads(gearfleet("workers", "--json", *at).out)
         assert [row["node"] for row in rows if name in row["functions"]] == ["b"]
@@ -110,6 +114,7 @@ def test_one_node_is_enough_to_see_the_jobs_of_all(
     with fleet.connect("b") as worker:
         handles = [row["handle"] for row in json.loads(gearfleet("jobs", "--json", *at).out)]
         assert gearfleet("cancel", *handles, *at).code == 0
+    assert gearfleet("nodes", "--check", *peer(fleet)).code == 0
 
 
 def test_all_of_one_job_is_told_from_any_node(fleet: Fleet, gearfleet: RunCommand, function: bytes) -> None:
