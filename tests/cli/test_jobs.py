@@ -200,21 +200,29 @@ def test_a_second_wish_kills_the_command_and_its_job_goes_back(
         assert client.line(f"cancel job {handle.decode()}") == "OK"
 
 
-@pytest.mark.parametrize("command", [["work", "f", "--", "cat"], ["gearman", "-w", "-f", "f"], ["top"]])
-def test_sigterm_ends_a_container_s_first_process(command: list[str], shared_node: Node) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["work", "f", "-s", "HOST:PORT", "--", "cat"],
+        ["gearman", "-w", "-h", "HOST", "-p", "PORT", "-f", "f"],
+        ["top", "-s", "HOST:PORT"],
+        ["submit", "-s", "HOST:PORT", "never worked", "x"],
+        ["server", "--port", "0", "--durability", "memory"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_sigterm_ends_a_container_s_first_process(
+    command: list[str], shared_node: Node, tmp_path: Path
+) -> None:
     unshare = [need_command("unshare"), "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no process namespaces here")
-    at = (
-        ["-h", shared_node.host, "-p", str(shared_node.port)]
-        if command[0] == "gearman"
-        else ["-s", shared_node.address]
-    )
-    words = [command[0], *at, *command[1:]]
+    at = {"HOST": shared_node.host, "PORT": str(shared_node.port), "HOST:PORT": shared_node.address}
+    words = [at.get(word, word) for word in command]
     # The namespace's first process is the command; only its parent knows it by another number.
     script = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     with subprocess.Popen(
-        [*unshare, sys.executable, "-c", script, GEARFLEET, *words], stdout=subprocess.PIPE
+        [*unshare, sys.executable, "-c", script, GEARFLEET, *words], stdout=subprocess.PIPE, cwd=tmp_path
     ) as outer:
         inner = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
 

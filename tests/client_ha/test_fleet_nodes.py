@@ -95,6 +95,23 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
 
 
 @needs_etcd()
+def test_any_node_cancels_a_job_or_a_schedule_of_the_fleet(fleet: list[Node], patient: Timing) -> None:
+    everywhere = ",".join(node.address for node in fleet)
+    with HAClient(everywhere, timing=patient, submit_timeout=FLEET_SECONDS) as client:
+        jobs = [client.submit("never worked", background=True) for _ in range(6)]
+        jobs.append(client.submit("never worked", unique="nightly", cron="0 3 * * *"))
+        # By a handle alone, from one node that is told of no other.
+        for number, job in enumerate(jobs):
+            node = fleet[number % len(fleet)]
+            with node.connect() as peer:
+                assert job.handle is not None
+                assert peer.line(f"cancel job {job.handle}") == "OK"
+        assert not any(client.cancel(job) for job in jobs)
+        for handle in [str(client.submit("never worked", background=True).handle) for _ in range(4)]:
+            assert client.cancel(handle)
+
+
+@needs_etcd()
 def test_one_address_of_a_fleet_is_enough_and_its_nodes_may_die(fleet: list[Node], patient: Timing) -> None:
     everyone = {Server("127.0.0.1", node.port) for node in fleet}
     task = Task(fleet[0].address, patient)
