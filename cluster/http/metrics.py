@@ -25,6 +25,7 @@ from cluster.server.status import (
     FunctionStatus,
     JournalStatus,
     LatencyCounts,
+    MemoryStatus,
     NodeStatus,
     Phase,
 )
@@ -86,9 +87,10 @@ def families(status: NodeStatus, functions: FunctionSums, ready: bool) -> Iterat
     yield GaugeMetricFamily("gearfleet_ready", "1 when /readyz says yes.", int(ready))
     yield GaugeMetricFamily(
         "gearfleet_background_refused",
-        "1 while background jobs are refused because the journal cannot be written.",
-        int(status.refusal is not None),
+        "1 while background jobs are refused because the journal cannot be written or memory is short.",
+        int(status.refusal is not None or status.memory.full),
     )
+    yield from _memory_families(status.memory)
     yield GaugeMetricFamily(
         "gearfleet_turn_age_seconds", "Time since the loop's last sign of life.", status.turn_age_seconds
     )
@@ -156,6 +158,21 @@ def _function_families(functions: FunctionSums) -> Iterator[Metric]:
     yield returned
 
 
+def _memory_families(memory: MemoryStatus) -> Iterator[Metric]:
+    gauge = GaugeMetricFamily
+    yield gauge("gearfleet_payload_bytes", "Payloads of all jobs on this node.", memory.payload_bytes)
+    yield gauge(
+        "gearfleet_memory_max_bytes",
+        "Memory of the process from which on background jobs are refused; 0 when nobody knows.",
+        memory.mark_bytes,
+    )
+    # As Prometheus' own libraries name them.
+    yield gauge("process_resident_memory_bytes", "Memory that the process has.", memory.resident_bytes)
+    yield CounterMetricFamily(
+        "process_cpu_seconds", "Processor time that the process has used.", memory.processor_seconds
+    )
+
+
 def _journal_families(journal: JournalStatus) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "gearfleet_journal_size_bytes", "Size of the journal's files.", journal.size_bytes
@@ -171,6 +188,12 @@ def _journal_families(journal: JournalStatus) -> Iterator[Metric]:
         "Age of the write that the disk has not finished; 0 when there is none.",
         journal.write_pending_seconds,
     )
+    if journal.free_bytes is not None:
+        yield GaugeMetricFamily(
+            "gearfleet_journal_free_bytes",
+            "Room on the journal's file system, as of a second ago.",
+            journal.free_bytes,
+        )
     yield _histogram(
         "gearfleet_journal_fsync_latency_seconds", "Time that the disk took for an fsync.", journal.fsync
     )
@@ -184,6 +207,7 @@ def _fleet_families(fleet: FleetStatus) -> Iterator[Metric]:
     )
     yield gauge("gearfleet_slots_led", "Slots that this node is the primary of.", fleet.slots_led)
     yield gauge("gearfleet_slots_in_sync", "Slots whose in-sync set has this node.", fleet.slots_in_sync)
+    yield gauge("gearfleet_slots_learning", "Slots that this node is learning.", fleet.slots_learning)
     yield gauge(
         "gearfleet_slots_under_replicated",
         "Slots led here with fewer copies than the fleet wants.",
@@ -206,6 +230,15 @@ def _fleet_families(fleet: FleetStatus) -> Iterator[Metric]:
     yield gauge("gearfleet_etcd_reachable", "1 while etcd answers.", int(fleet.etcd_reachable))
     yield gauge("gearfleet_peers", "Other nodes of the fleet.", fleet.peers)
     yield gauge("gearfleet_peers_up", "Other nodes that this one has a stream with.", fleet.peers_up)
+    lag = gauge(
+        "gearfleet_peer_lag_seconds",
+        "Age of the first group of this node's that the other one lacks, 0 when it has all; of those that "
+        "count for a slot led here.",
+        labels=["peer"],
+    )
+    for peer, seconds in sorted(fleet.peer_lag_seconds.items()):
+        lag.add_metric([peer], round(seconds, 3))
+    yield lag
 
 
 def _histogram(name: str, documentation: str, latency: LatencyCounts) -> Metric:

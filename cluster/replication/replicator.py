@@ -500,6 +500,20 @@ class Replicator:
     def uncommitted_groups(self) -> Iterable[Group]:
         return self._uncommitted
 
+    def lagging(self) -> dict[str, int]:
+        """Identity of each peer that counts -> the first group that it lacks, 0 for none."""
+        return {
+            identity: next(
+                (
+                    group.number
+                    for group in self._uncommitted
+                    if not self._covers(self._by_identity.get(identity), slots, group)
+                ),
+                0,
+            )
+            for identity, slots in self.required_peers().items()
+        }
+
     def _look_for_ready(self) -> None:
         for slot_index, lead in list(self._unready.items()):
             if lead.persisted_by > self.written or not lead.enough:

@@ -842,11 +842,13 @@ class FleetLife:
     def status(self) -> FleetStatus:
         fleet = self.fleet
         view = fleet.view
-        in_sync = under = unavailable = 0
+        in_sync = under = unavailable = learning = 0
+        now = time.monotonic()
         if view.map is not None and view.config is not None:
             present = holders(view.members)
             for index, row in enumerate(view.map.slots):
                 in_sync += self.member.identity in row.in_sync
+                learning += self.member.identity in row.learners
                 if index in fleet.replicator.leads:
                     alive = sum(identity in present for identity in row.in_sync)
                     under += alive < view.config.replicas
@@ -867,4 +869,11 @@ class FleetLife:
             etcd_reachable=self.store.reachable,
             peers=max(0, len(view.members) - 1),
             peers_up=len(fleet.replicator.peers),
+            slots_learning=learning,
+            peer_lag_seconds={
+                view.map.names.get(identity, identity): now - self._server.cut_at(group) if group else 0.0
+                for identity, group in fleet.replicator.lagging().items()
+            }
+            if view.map is not None
+            else {},
         )

@@ -315,6 +315,7 @@ class Journal:
             frames_written=self.frames_written,
             write_pending_seconds=time.monotonic() - began if began else 0.0,
             fsync=self._fsync_latency.read(),
+            free_bytes=None if self._whereabouts is None else self._whereabouts.free_bytes,
         )
 
     def stop(self, on_stopped: Callable[[], None]) -> None:

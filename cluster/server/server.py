@@ -35,7 +35,7 @@ from cluster.server.memory import JOB_BYTES, Memory, find_available, too_little
 from cluster.server.plain import PlainPort
 from cluster.server.settings import Settings
 from cluster.server.silence import SilenceWatch
-from cluster.server.status import FleetStatus, FunctionStatus, Latency, NodeStatus, Phase
+from cluster.server.status import FleetStatus, FunctionStatus, Latency, MemoryStatus, NodeStatus, Phase
 from cluster.server.stranger_log import StrangerLog
 from cluster.server.tls import TlsPeer, tls_context
 from cluster.server.tls_listener import TlsListener
@@ -845,6 +845,10 @@ class Server:
 
     # ---- telling
 
+    def cut_at(self, group_number: int) -> float:
+        """When a group that is not committed was cut (monotonic); now, where that is not known."""
+        return next((at for number, at in self._cut_at if number >= group_number), time.monotonic())
+
     def status(self) -> NodeStatus:
         """How the node is now; costs nothing that grows."""
         if self._stopping:
@@ -870,6 +874,13 @@ class Server:
             commit=self._commit_latency.read(),
             journal=None if self._journal is None else self._journal.status(),
             fleet=None if self.fleet_status is None else self.fleet_status(),
+            memory=MemoryStatus(
+                resident_bytes=_resident_bytes(),
+                processor_seconds=time.process_time(),
+                payload_bytes=self.node.ledger.payload_bytes,
+                mark_bytes=self._memory.mark_bytes,
+                full=self._memory.full,
+            ),
         )
 
     def function_statuses(self) -> Iterator[FunctionStatus]:

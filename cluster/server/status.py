@@ -7,8 +7,8 @@ or fsync, never once for each job.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
@@ -62,6 +62,7 @@ class JournalStatus:
     frames_written: int  # since the start
     write_pending_seconds: float  # age of the write that the disk has not finished; 0 = there is none
     fsync: LatencyCounts
+    free_bytes: int | None = None  # on its file system, for this user; None before the first look
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,20 @@ class FleetStatus:
     etcd_reachable: bool = False
     peers: int = 0
     peers_up: int = 0
+    slots_learning: int = 0
+    # By name: since when the other node lacks a group of this one's, as an age. Only those that count.
+    peer_lag_seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStatus:
+    """What the process takes."""
+
+    resident_bytes: int
+    processor_seconds: float  # since the start
+    payload_bytes: int  # of all living jobs
+    mark_bytes: int  # beyond it background jobs are refused; 0 = not known
+    full: bool  # they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +116,7 @@ class NodeStatus:
     commit: LatencyCounts
     journal: JournalStatus | None  # None without one
     fleet: FleetStatus | None  # None when standalone
+    memory: MemoryStatus
 
 
 class FunctionStatus(NamedTuple):

@@ -37,6 +37,7 @@ class Whereabouts:
         self._path = path
         self._identity = _identity(path.stat())
         self._hold_lock = hold_lock
+        self.free_bytes: int | None = None  # for this user, when it was last looked at
 
     def fault(self, segments: set[Path], open_segment: int) -> Fault | None:
         """What is wrong, None when all is as it was. `segments` are the journal's files, the last one of
@@ -49,7 +50,9 @@ class Whereabouts:
         except OSError as error:
             return Fault(f"the data directory {path} is gone ({error.strerror})", back, True)
         try:
-            if os.statvfs(path).f_flag & os.ST_RDONLY:
+            file_system = os.statvfs(path)
+            self.free_bytes = file_system.f_bavail * file_system.f_frsize
+            if file_system.f_flag & os.ST_RDONLY:
                 return Fault(f"{path} is read-only now", "make it writable again; the node goes on", True)
             (path / "identity").stat()
             found = {each for each in (path / "journal").iterdir() if each.suffix == ".segment"}

@@ -23,6 +23,7 @@ from tests.fleet.support import (
     slot_of,
     work_off,
 )
+from tests.http.support import fetch, samples
 from tests.support import Fleet, Peer, PeerClosed, eventually
 from tests.support.fleet import SHORT_LEASE
 
@@ -142,6 +143,28 @@ def test_a_frozen_node_is_replaced_and_commits_nothing_when_it_wakes(fleet: Flee
         fleet.wait_until_in_sync()
         check(load)
         work_off(fleet, FUNCTION, acknowledged)
+
+
+def test_the_lag_of_a_peer_is_told(fleet: Fleet) -> None:
+    def lags() -> dict[str, float]:
+        found = samples(fetch(fleet.nodes["a"].http_port, "/metrics")[1])
+        return {
+            dict(labels)["peer"]: value
+            for (name, labels), value in found.items()
+            if name == "gearfleet_peer_lag_seconds"
+        }
+
+    assert lags().keys() == {"b", "c"}
+    key = key_led_by(fleet, "a", FUNCTION)
+    with fleet.connect("a") as client:
+        fleet.freeze("b")
+        client.send(wire.SUBMIT_JOB_BG, FUNCTION, key, b"")
+        eventually(lambda: lags()["b"] > 0.2)
+        assert lags()["c"] < lags()["b"]
+        fleet.wake("b")
+        client.expect(wire.JOB_CREATED)
+    eventually(lambda: lags().get("b") == 0)
+    work_off(fleet, FUNCTION, set())
 
 
 def test_all_nodes_killed_at_once_lose_nothing(fleet: Fleet) -> None:

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.server.status import FleetStatus, FunctionStatus, JournalStatus, Latency, NodeStatus, Phase
+from cluster.server.status import (
+    FleetStatus,
+    FunctionStatus,
+    JournalStatus,
+    Latency,
+    MemoryStatus,
+    NodeStatus,
+    Phase,
+)
 from tests.support import WAIT_SECONDS
 
 FLEET = FleetStatus(
@@ -27,9 +35,16 @@ FLEET = FleetStatus(
     etcd_reachable=True,
     peers=2,
     peers_up=1,
+    slots_learning=9,
+    peer_lag_seconds={"b": 0.25, "c": 0.0},
 )
 JOURNAL = JournalStatus(
-    size_bytes=100, written_bytes=200, frames_written=3, write_pending_seconds=0.0, fsync=Latency().read()
+    size_bytes=100,
+    written_bytes=200,
+    frames_written=3,
+    write_pending_seconds=0.0,
+    fsync=Latency().read(),
+    free_bytes=7000,
 )
 STATUS = NodeStatus(
     name="a",
@@ -45,6 +60,9 @@ STATUS = NodeStatus(
     commit=Latency().read(),
     journal=JOURNAL,
     fleet=None,
+    memory=MemoryStatus(
+        resident_bytes=1000, processor_seconds=12.5, payload_bytes=500, mark_bytes=8000, full=False
+    ),
 )
 
 

@@ -53,8 +53,22 @@ def test_what_a_node_says_is_in_it() -> None:
     assert plain["gearfleet_takeovers_total"] == 5
     assert plain["gearfleet_lease_age_seconds"] == 0.5
     assert plain["gearfleet_peers_up"] == 1
+    assert plain["gearfleet_slots_learning"] == 9
+    assert plain["gearfleet_payload_bytes"] == 500
+    assert plain["gearfleet_memory_max_bytes"] == 8000
+    assert plain["process_resident_memory_bytes"] == 1000
+    assert plain["process_cpu_seconds_total"] == 12.5
+    assert plain["gearfleet_journal_free_bytes"] == 7000
+    assert found["gearfleet_peer_lag_seconds", (("peer", "b"),)] == 0.25
+    assert found["gearfleet_peer_lag_seconds", (("peer", "c"),)] == 0
+    assert plain["gearfleet_background_refused"] == 0
     (info,) = [labels for name, labels in found if name == "gearfleet_build_info"]
     assert dict(info)["version"] == "1.2.3"
+
+
+def test_short_memory_is_a_refusal() -> None:
+    full = replace(STATUS, memory=replace(STATUS.memory, full=True))
+    assert samples(exposition(full))["gearfleet_background_refused", ()] == 1
 
 
 def test_a_standalone_node_has_no_fleet_and_one_without_lease_no_age() -> None:
@@ -140,7 +154,7 @@ def test_every_metric_has_its_row_in_the_document() -> None:
     table = [
         [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
         for line in DOCUMENT.read_text().splitlines()
-        if line.startswith("| `gearfleet_")
+        if line.startswith(("| `gearfleet_", "| `process_"))
     ]
     documented = {name: (labels, kind, meaning) for name, kind, labels, meaning in table}
     shown = {}
@@ -155,7 +169,7 @@ def test_every_metric_has_its_row_in_the_document() -> None:
 
 def test_units_stand_last() -> None:
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", exposition(WHOLE), re.MULTILINE):
-        assert name.startswith("gearfleet_")
+        assert name.startswith(("gearfleet_", "process_"))  # the latter are as everywhere
         assert name.endswith("_total") == (kind == "counter"), name
         for unit in ("seconds", "bytes"):
             assert unit not in name or name.removesuffix("_total").endswith("_" + unit), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import select
+import shutil
 import signal
 import socket
 import time
@@ -17,7 +18,7 @@ from cluster.wire import packets as wire
 from tests.http.support import fetch, samples
 from tests.support import Node, Peer, eventually
 from tests.support.faulty import FailingCalls
-from tests.support.machine import processor_seconds
+from tests.support.machine import processor_seconds, resident_bytes
 
 StartNode = Callable[..., Node]
 Connect = Callable[..., Peer]
@@ -66,6 +67,26 @@ def test_jobs_workers_and_the_journal_are_counted(start_node: StartNode, connect
     assert found["gearfleet_journal_fsync_latency_seconds_count", ()] >= groups
     assert found["gearfleet_journal_written_bytes_total", ()] > 0
     assert found["gearfleet_ready", ()] == 1
+
+
+def test_memory_processor_and_room_on_the_disk_are_told(start_node: StartNode, connect: Connect) -> None:
+    node = start_node(*HTTP, "--max-memory", "3G")
+    port = http_port(node)
+    client, worker = connect(node), connect(node)
+    client.submit(b"f", bytes(70_000), background=True)
+    client.submit(b"f", bytes(30_000), background=True)
+    found = metrics(port)
+    assert found["gearfleet_payload_bytes", ()] == 100_000
+    assert found["gearfleet_memory_max_bytes", ()] == 3 * 1024**3
+    told = found["process_resident_memory_bytes", ()]
+    assert abs(told - resident_bytes(node.process_id)) < told / 4
+    assert 0 < found["process_cpu_seconds_total", ()] <= processor_seconds(node.process_id) + 1
+    eventually(lambda: ("gearfleet_journal_free_bytes", ()) in metrics(port))
+    room = shutil.disk_usage(node.data_dir or "").free
+    assert metrics(port)["gearfleet_journal_free_bytes", ()] == pytest.approx(room, rel=0.2)
+    worker.can_do(b"f")
+    worker.complete(worker.grab_one().handle)
+    eventually(lambda: metrics(port)["gearfleet_payload_bytes", ()], 30_000)
 
 
 def test_an_alarm_on_no_worker_goes_on_when_the_last_one_has_died(
