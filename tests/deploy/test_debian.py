@@ -34,8 +34,9 @@ class Files:
         self.run = directory / "run"
         self.pid_file = self.run / "gearmand.pid"
         self.state = directory / "lib" / "gearfleet"
-        (directory / "log").mkdir()
-        os.chown(directory / "log", pwd.getpwnam("gearman").pw_uid, -1)
+        for name in ("log", "lib"):  # the package's user has both: its home is in the second
+            (directory / name).mkdir()
+            os.chown(directory / name, pwd.getpwnam("gearman").pw_uid, -1)
         for path in (directory, *directory.parents[:2]):  # pytest's are for their owner only
             path.chmod(path.stat().st_mode | 0o055)
 
