@@ -259,7 +259,7 @@ class Engine:
     def _place(self, flight: Flight) -> None:
         """Send a flight to the best server that is up; let it wait when there is none."""
         refusals = flight.refusals
-        for server in self._router.order(flight.function, flight.unique):
+        for server in self._order(flight):
             if refusals is not None and server in refusals:
                 continue
             link = self._links.get(server)
@@ -286,6 +286,15 @@ class Engine:
             self._loop.call_later(pause, self._next_round, flight)
             return
         self._waiting[flight] = None
+
+    def _order(self, flight: Flight) -> Sequence[Server]:
+        if self._slots is not None:
+            return self._slots.order(flight.function, flight.unique)
+        try:
+            return tuple(self._router.order(flight.function, flight.unique))
+        except Exception:  # the user's code: no job waits for ever because of it
+            logger.exception("the router raised; %r goes to any server", flight.function)
+            return tuple(self._links)
 
     def _next_round(self, flight: Flight) -> None:
         self._resting.discard(flight)

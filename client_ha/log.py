@@ -41,6 +41,11 @@ def error_text(error: BaseException) -> str:
     return _made(lambda: f"{name}: {error}").removesuffix(": ") or name
 
 
+def plain_text(error: BaseException) -> str:
+    """Only the text, for errors whose class says nothing more; the class where there is none."""
+    return _made(lambda: f"{error}") or type_name(error)
+
+
 def reraise_interrupt(error: BaseException) -> None:
     """Raise Ctrl-C again: in the main thread it is the user's, everywhere else somebody's exception."""
     if issubclass(type(error), KeyboardInterrupt) and threading.current_thread() is threading.main_thread():

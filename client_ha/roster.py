@@ -27,7 +27,7 @@ from client_ha.addresses import AddressRemap, Server, remap_server
 from client_ha.connection import Connection
 from client_ha.discovery import DISCOVERY_SECONDS, Discovery
 from client_ha.link import Link, LinkOwner
-from client_ha.log import logger
+from client_ha.log import error_text, logger, plain_text
 from client_ha.slot_map import BadMap, SlotMap, parse_map
 from client_ha.timing import Timing, backoff_seconds
 from cluster.wire import request
@@ -248,7 +248,8 @@ class Roster:
         try:
             return remap_server(server, self._address_remap)
         except Exception as error:  # the user's code: a node is never lost because of it
-            self._complain(server, f"is used as it is, because address_remap failed on it: {error!r}")
+            text = f"is used as it is, because address_remap failed on it: {error_text(error)}"
+            self._complain(server, text)
             return server
 
     def _complain(self, server: Server, text: str) -> None:
@@ -352,8 +353,8 @@ class Roster:
             try:
                 servers = tuple(map(self._remapped, await discovery.look_up()))
             except Exception as error:  # whatever it was: a way in is never silently lost
-                text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-                self._troubles[discovery] = text or type(error).__name__
+                text = error.strerror if isinstance(error, OSError) else None
+                self._troubles[discovery] = text or plain_text(error)
                 logger.debug("%s: %s", discovery, self._troubles[discovery])
                 found = False
             else:

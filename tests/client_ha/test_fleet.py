@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 
-from client_ha import AddressRemap, AsyncHAClient, HAClient, NoServerAvailable, Server, Timing
+from client_ha import AddressRemap, AsyncHAClient, DnsDiscovery, HAClient, NoServerAvailable, Server, Timing
 from client_ha.routing import SlotRouter
 from cluster.wire.packets import (
     ERROR,
@@ -112,12 +113,25 @@ async def test_nodes_are_reached_where_address_remap_says(quick: Timing, as_mapp
                 await acknowledged_by(client, fleet.nodes[slot], fleet.key(slot))
 
 
+class Unspeakable(Exception):
+    """An exception of which nothing can be shown."""
+
+    def __str__(self) -> str:
+        raise self
+
+    __repr__ = __str__
+
+
+def unspeakable(*_: object) -> Any:
+    raise Unspeakable
+
+
+@pytest.mark.parametrize("remap", [{}.__getitem__, unspeakable])
 @in_loop
 async def test_a_node_on_which_address_remap_fails_is_reached_as_it_is(
-    quick: Timing, caplog: pytest.LogCaptureFixture
+    quick: Timing, caplog: pytest.LogCaptureFixture, remap: AddressRemap
 ) -> None:
     async with FakeFleet(2) as fleet:
-        remap: AddressRemap = {}.__getitem__
         async with AsyncHAClient(fleet.nodes[0].address, timing=quick, address_remap=remap) as client:
             await knows(client, *fleet.nodes)
     assert len([r for r in caplog.records if "address_remap failed" in r.message]) == 2  # once for each node
@@ -359,3 +373,31 @@ def test_the_synchronous_client_follows_the_map_too(quick: Timing) -> None:
                 await turns_until(lambda: len(client.servers) == 2)
 
     asyncio.run(asyncio.wait_for(scenario(), 15))
+
+
+@in_loop
+async def test_a_router_that_raises_costs_no_job(quick: Timing) -> None:
+    class Broken:
+        def __init__(self, server: FakeServer) -> None:
+            self.servers = (Server("127.0.0.1", server.port),)
+            self.order = unspeakable
+
+    async with FakeServer() as one, AsyncHAClient(router=Broken(one), timing=quick) as client:
+        submit = asyncio.create_task(client.submit("f", background=True))
+        connection, _ = await one.expect(SUBMIT_JOB_BG)
+        connection.send(JOB_CREATED, b"H:1")
+        assert (await submit).handle == "H:1"
+
+
+@in_loop
+async def test_a_discovery_whose_error_has_no_text_is_asked_again(quick: Timing) -> None:
+    async with FakeServer() as one:
+        answers = iter([unspeakable, lambda: [Server("127.0.0.1", one.port)]])
+
+        async def resolve(host: str, port: int) -> list[Server]:
+            return next(answers)()
+
+        found = DnsDiscovery("name", one.port, resolve=resolve)
+        async with AsyncHAClient([found], timing=quick) as client:
+            await client.submit("f")
+            await one.expect(SUBMIT_JOB)
