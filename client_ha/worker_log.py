@@ -9,10 +9,18 @@ from typing import Final
 
 from client_ha.log import logger
 from cluster.wire.packets import GIVE_BACK, WORK_COMPLETE, WORK_EXCEPTION
+from cluster.wire.shown import for_terminal_lines
 
 NAMES_SHOWN_MAX: Final = 20
 _FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 _ENDS: Final = {WORK_COMPLETE: "done", WORK_EXCEPTION: "raised", GIVE_BACK: "given back"}
+
+
+class PrintingFormatter(logging.Formatter):
+    """Lines that do nothing but print: what clients and servers sent may be in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal_lines(super().format(record))
 
 
 def greet(functions: Collection[bytes], servers: Sequence[object], concurrency: int, processes: int) -> None:
@@ -50,7 +58,7 @@ def shown_on_stderr() -> Iterator[None]:
         yield
         return
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(PrintingFormatter(_FORMAT))
     own.addHandler(handler)
     own.setLevel(logging.INFO)
     try:

@@ -32,12 +32,13 @@ from client_ha import (
     ServerRefused,
 )
 from client_ha.context import JobContext
+from client_ha.worker_log import PrintingFormatter
 from cluster.cli import EXIT_FAILED, EXIT_NO_SERVER, EXIT_USAGE
 from cluster.cli.no_worker import NoWorkerWatch
 from cluster.cli.servers import Failed, NoServer, Servers, complain, server_options
 from cluster.cli.signals import stopped_by
 from cluster.cli.suggest import SuggestingChoice
-from cluster.wire.shown import for_json, for_terminal, for_terminal_lines
+from cluster.wire.shown import for_json, for_terminal
 
 # How long a job may stay without a server that takes it, when --timeout does not say.
 ACKNOWLEDGE_SECONDS: Final = 10.0
@@ -183,13 +184,6 @@ def _write(data: bytes) -> None:
 def _warn(job: Job, data: bytes) -> None:
     sys.stderr.buffer.write(data)
     sys.stderr.buffer.flush()
-
-
-class _Printing(logging.Formatter):
-    """Log lines for a terminal: what a server said may be in them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return for_terminal_lines(super().format(record))
 
 
 def _progress(job: Job, numerator: int, denominator: int) -> None:
@@ -351,7 +345,7 @@ def work(
     if shutil.which(command[0]) is None:
         raise click.UsageError(f"there is no command {command[0]!r}: correct it, or give its full path")
     handler = logging.StreamHandler()
-    handler.setFormatter(_Printing("gearfleet: %(message)s"))
+    handler.setFormatter(PrintingFormatter("gearfleet: %(message)s"))
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
     try:
         worker = HAWorker(

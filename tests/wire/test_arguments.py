@@ -73,6 +73,7 @@ def test_the_extension_has_a_table_of_its_own() -> None:
         "MAP_RES",
         "CLAIM_JOB",
         "CLAIM_RES",
+        "GIVE_BACK",
     ]
     assert min(EXTENSION_PACKETS) > 1000
 
