@@ -175,7 +175,11 @@ class Peer:
         except OSError as error:
             raise self._fault(_reason(error)) from None
         if not data:
-            raise self._fault("it closed the connection")
+            raise Unreachable(
+                self.server,
+                "it closed the connection",
+                "check that this is a Gearman port, and whether it wants TLS (--tls)",
+            )
         return data
 
     def _fault(self, what: str) -> Unreachable:

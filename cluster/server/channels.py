@@ -192,5 +192,8 @@ def open_channel(target: str, host: str, tls: PeerTls | None, message_bytes_max:
 def tls_hint(tls: PeerTls | None) -> str:
     """What to look at when a connection stands and no call gets through."""
     if tls is None:
-        return "does only the other side use TLS? Then set peer_certificate, peer_key and peer_ca here too"
+        return (
+            "does only the other side use TLS? Then set peer_certificate, peer_key and peer_ca here too. "
+            "Or is that another port than the --peer-port (4731)?"
+        )
     return "do both sides use TLS, with certificates of the same peer_ca, good for the advertised host?"

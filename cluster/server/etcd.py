@@ -434,8 +434,17 @@ def _explained(error: grpc.aio.AioRpcError, endpoint: Endpoint) -> StoreError:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unreachable(f"etcd at {endpoint} does not answer in time", timed_out=True)
     if code in _TRY_AGAIN or code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Unreachable(f"etcd at {endpoint} cannot be reached ({details or code.name})")
+        return Unreachable(
+            f"etcd at {endpoint} cannot be reached ({details or code.name}): {_look_at(details)}"
+        )
     return Denied(f"etcd at {endpoint} refuses a call ({code.name}: {details}): see etcd's log")
+
+
+def _look_at(details: str) -> str:
+    """What to look at when a call came to nothing."""
+    if "HTTP/2" in details or "SETTINGS" in details:
+        return "is that etcd's port for clients (usually 2379), and does only one side use TLS?"
+    return "look whether etcd runs there, and whether --etcd is right. It is asked again and again"
 
 
 def range_end(prefix: bytes) -> bytes:

@@ -87,6 +87,7 @@ class FleetLife:
         self._drain: asyncio.Task[None] | None = None
         self._closed = False
         self.waits_for = "etcd"
+        self._nodes_told = 0  # so many, when last said that others are awaited
         self.stop_reason: str | None = None
         self._tls = load_peer_tls(settings.peer_certificate, settings.peer_key, settings.peer_ca)
         options = store_options(settings)
@@ -436,6 +437,18 @@ class FleetLife:
                 if name != self._settings.name
             }
         )
+        self._say_who_is_awaited(view)
+
+    def _say_who_is_awaited(self, view: View) -> None:
+        """A new fleet that waits for its nodes looks like one that works, but for this line."""
+        here, wanted = len(view.members), self._settings.bootstrap_nodes
+        if view.map is None and here < wanted and here != self._nodes_told:
+            self._nodes_told = here
+            self._log.info(
+                "waiting for nodes",
+                reason=f"{here} of {wanted} are there. A new fleet is made of {wanted} (--bootstrap-nodes), "
+                "and takes no jobs before",
+            )
 
     def _check_generation(self, view: View) -> None:
         known = self.fleet.view.map

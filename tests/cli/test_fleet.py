@@ -123,7 +123,10 @@ def test_an_address_with_a_slip_is_a_usage_error(gearfleet: RunCommand) -> None:
     ("answer", "message"),
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n", b"check that this is a Gearman server"),
-        (b"", b"it closed the connection"),
+        (
+            b"",
+            b"it closed the connection; check that this is a Gearman port, and whether it wants TLS (--tls)",
+        ),
         (b"x" * 1_000_000, b"a line without end"),
     ],
 )

@@ -267,3 +267,13 @@ def test_who_is_no_peer_does_no_harm(fleet: Fleet, said: bytes) -> None:
             pass
     assert fleet.out_of_sync() == ""
     check_works(fleet)
+
+
+def test_a_new_fleet_says_how_many_nodes_it_waits_for(start_fleet: StartFleet) -> None:
+    fleet = start_fleet("a", *SHORT_LEASE, wait=False)
+
+    said = fleet.nodes["a"].wait_for_event("waiting for nodes")
+
+    assert said["reason"] == (
+        "1 of 3 are there. A new fleet is made of 3 (--bootstrap-nodes), and takes no jobs before"
+    )
