@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from client_ha import HAClient, HAWorker, JobContext
 from cluster.wire import packets as wire
+from cluster.wire import request
 from tests.fleet.support import extended, key_led_by, slot_of, slot_of_handle, work_off
 from tests.support import Fleet, Peer
 
@@ -35,6 +37,44 @@ def test_a_background_job_may_be_submitted_anywhere_and_is_done_once(
             assert handle.split(b":")[1] == leader.encode(), f"asked {name}"
     assert [node.status(function) for node in fleet.nodes.values()] == [(3, 0, 0)] * 3
     assert work_off(fleet, function, uniques) == dict.fromkeys(uniques, 1)
+
+
+def test_what_another_node_has_to_answer_is_answered_after_the_end_of_input(
+    fleet: Fleet, function: bytes
+) -> None:
+    # Given a client of one node that asks for what two others have to answer, and sends no more
+    uniques = [key_led_by(fleet, leader, function) for leader in ("b", "c")]
+    with fleet.connect("a") as peer:
+        for unique in uniques:
+            peer.send(wire.SUBMIT_JOB_BG, function, unique, b"")
+        peer.send(wire.GET_STATUS_UNIQUE, b"nobody's")
+        peer.socket.shutdown(socket.SHUT_WR)
+        # Then it is answered in order, then closed
+        for leader in (b"b", b"c"):
+            assert peer.expect(wire.JOB_CREATED).split(b":")[1] == leader
+        peer.expect(wire.STATUS_RES_UNIQUE, b"nobody's", b"0")
+        assert peer.expect_closed() == []
+    assert work_off(fleet, function, uniques) == dict.fromkeys(uniques, 1)
+
+
+def test_foreground_does_not_overtake_background_among_the_jobs_of_one_node(
+    fleet: Fleet, function: bytes
+) -> None:
+    # Given four jobs of one client for slots that its node leads, in one write
+    with fleet.connect("a") as client, fleet.connect("a") as worker:
+        jobs = [
+            request(packet_type, function, b"", b"%d" % number)
+            for number, packet_type in enumerate((wire.SUBMIT_JOB_BG, wire.SUBMIT_JOB) * 2)
+        ]
+        worker.can_do(function)
+        client.send_bytes(b"".join(jobs))
+        # Then they are given out in that order, though two of them wait for the disks of the fleet
+        payloads = []
+        for _ in jobs:
+            job = worker.wait_for_job()
+            payloads.append(job.payload)
+            worker.complete(job.handle)
+        assert payloads == [b"0", b"1", b"2", b"3"]
 
 
 def test_a_foreground_job_is_relayed_with_all_that_is_said_of_it(
