@@ -662,7 +662,7 @@ MUTATIONS: Final = (
         # Needs a worker that leaves in the moment between a slot's being led and its being served.
         "a claim that waits is granted although its worker has gone",
         0,
-        (f"{WORKER}.release", "elif self._context.fleet is not None:", "elif not handle:"),
+        ("node.returns:Returns.release", "elif self._context.fleet is not None:", "elif not handle:"),
         ("node.forward:Forwarder._claimed", "self._tell(name, RELEASE, request.body)", "pass"),
         script="tests.node.test_moving_slots:"
         "test_a_worker_that_leaves_before_its_claim_is_granted_has_its_job_run_by_another",

@@ -5,6 +5,8 @@ that" out.
     context.py     what all verbs share: ledger, log, settings, the outputs of the turn
     client.py      what clients say: submits, status, options
     worker.py      what workers say: abilities, grabs, results
+    returns.py     jobs that come back: lost, given back, over their time limit
+    events.py      what the shell is to log of single jobs
     admin.py       what people say: the text commands
     restore.py     a journal's entries back into a ledger; checkpoints the other way
     node.py        Node: the table of verbs, the turn, commits, timers

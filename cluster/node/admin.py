@@ -22,7 +22,6 @@ from cluster.wire.shown import control_character, for_text_protocol
 
 if TYPE_CHECKING:
     from cluster.node.connection import Connection
-    from cluster.node.worker import WorkerVerbs
 
 OK: Final = b"OK\r\n"
 END: Final = b".\n"
@@ -37,10 +36,9 @@ _OF_FUNCTIONS: Final = frozenset({b"create", b"drop", b"maxqueue"})
 class AdminVerbs:
     """One small method for each text command."""
 
-    def __init__(self, context: Context, workers: WorkerVerbs) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
         self._ledger = context.ledger
-        self._workers = workers
         self._commands = {
             b"workers": self._list_workers,
             b"status": self._status,
@@ -192,7 +190,7 @@ class AdminVerbs:
             unknown = b"ERR UNKNOWN_JOB\r\n"
             return unknown if connection.node is None else response(CANCEL_RES, unknown)
         worker = job.worker
-        self._workers.tell_failure(job)
+        self._context.tell_failure(job)
         self._context.end(job, entries.CANCELLED)
         self._context.log.group.promises.add(job.slot)
         self._context.gate(connection)

@@ -24,8 +24,8 @@ from cluster.node.ages import Ages
 from cluster.node.connection import Connection
 from cluster.node.events import Command, Events
 from cluster.replication import SLOT_COUNT, Group, Log, entries
-from cluster.wire import error
-from cluster.wire.packets import HANDLE_BYTES_MAX, INVALID_ARGUMENT
+from cluster.wire import error, response
+from cluster.wire.packets import HANDLE_BYTES_MAX, INVALID_ARGUMENT, WORK_FAIL
 from cluster.wire.shown import control_character
 
 if TYPE_CHECKING:
@@ -112,6 +112,16 @@ class Context:
         if not connection.out:
             self.dirty.append(connection)
         connection.out.append(data)
+
+    def tell(self, job: Job, packet_type: int, body: bytes) -> None:
+        """Say something of a job to all who wait for it."""
+        if job.clients is not None:
+            packet = response(packet_type, body)
+            for client in job.clients:
+                self.send(client, packet)
+
+    def tell_failure(self, job: Job) -> None:
+        self.tell(job, WORK_FAIL, job.handle)
 
     def refuse(self, connection: Connection, code: bytes, text: str) -> None:
         self.send(connection, error(code, text))

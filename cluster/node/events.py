@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from cluster.node.connection import Connection
 
 EVENTS_PER_TURN_MAX: Final = 64  # more are counted only
 REASON_CHARACTERS_MAX: Final = 200
@@ -48,6 +51,11 @@ class Events:
             self._events.append(event)
         else:
             self._left_out += 1
+
+    def note(self, what: str, function: bytes, handle: bytes, connection: Connection, reason: str) -> None:
+        """What a worker did, by its connection."""
+        worker = f"{connection.address} {connection.client_id.decode('utf-8', 'backslashreplace')}"
+        self.add(Event(what, function, handle, worker, reason))
 
     def take(self) -> tuple[list[Event], int]:
         """The events, and how many more there were."""

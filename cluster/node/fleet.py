@@ -787,7 +787,7 @@ class Fleet:
         self._decoders.pop(name, None)
         connection: Connection = peer.connection
         connection.closing = True
-        self._node.workers.await_return(connection)
+        self._node.returns.await_return(connection)
         self._node.workers.leave(connection)
         self._node.clients.leave(connection)
         connection.held.clear()

@@ -20,6 +20,7 @@ from cluster.node.context import Context, NodeSettings, Stop
 from cluster.node.fleet import Fleet, FleetSettings
 from cluster.node.forward import CANCEL, CANCEL_RES, DETACH, RELEASE, REMEMBERED_SUBMIT
 from cluster.node.restore import Restorer, checkpoint
+from cluster.node.returns import Returns
 from cluster.node.worker import WorkerVerbs
 from cluster.placement import Member
 from cluster.replication import SLOT_COUNT, Group, entries
@@ -49,10 +50,11 @@ class Node:
         self.context = context = Context(settings)
         self.ledger = context.ledger
         self.log = context.log
-        self.workers = WorkerVerbs(context)
+        self.returns = Returns(context)
+        self.workers = WorkerVerbs(context, self.returns)
         self.clients = ClientVerbs(context)
         self.clock = Clock(context)
-        self.admin = AdminVerbs(context, self.workers)
+        self.admin = AdminVerbs(context)
         self.fleet: Fleet | None = None  # None: standalone
         self._sends: list[tuple[Connection, bytes]] = []
         self._refusals: dict[str, str] = {}  # why background jobs are refused, by cause
@@ -92,7 +94,7 @@ class Node:
             wire.GET_STATUS_UNIQUE: clients.get_status_unique,
             wire.GET_MAP: clients.get_map,
             wire.CLAIM_JOB: workers.claim,
-            wire.GIVE_BACK: workers.give_back,
+            wire.GIVE_BACK: self.returns.give_back,
         }
 
     # ---- starting
@@ -176,7 +178,7 @@ class Node:
                 if job is not None and job in connection.attached:
                     self.clients.detach(connection, job)
             elif packet_type == RELEASE:
-                self.workers.release(connection, body)
+                self.returns.release(connection, body)
             elif packet_type == CANCEL:
                 assert self.fleet is not None
                 if not self.fleet.forwarder.ask_by_handle(connection, body, CANCEL):
@@ -208,7 +210,7 @@ class Node:
             elif job.state == SCHEDULED:
                 self.ledger.enqueue(job)
         for job, _, _ in context.limits.take_due(context.monotonic_seconds, TIMERS_PER_TURN):
-            self.workers.expire(job)
+            self.returns.expire(job)
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `tick` is wanted: Unix time, monotonic time (seconds)."""

@@ -6,18 +6,12 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from cluster.jobs import (
-    ASKED_PAUSE_SECONDS_MAX,
-    GIVEN_BACK,
-    NOT_RECLAIMED,
-    OVERDUE,
     QUEUED,
     RECLAIM,
     REMEMBERED,
     RUNNING,
     SCHEDULED,
-    WORKER_LOST,
     Worker,
-    pause_seconds,
 )
 from cluster.node import events
 from cluster.node.context import Context, slot_of_handle
@@ -30,6 +24,7 @@ from cluster.wire.shown import for_text_protocol
 if TYPE_CHECKING:
     from cluster.jobs import Job
     from cluster.node.connection import Connection
+    from cluster.node.returns import Returns
 
 NOOP: Final = response(wire.NOOP)
 NO_JOB: Final = response(wire.NO_JOB)
@@ -37,7 +32,6 @@ _pack_header: Final = Struct(">4sII").pack
 # gearmand's floor; a shorter limit is rounded up (libgearman-server/connection.cc).
 TIMEOUT_SECONDS_MIN: Final = 1.0
 SHORT_LIMIT_MILLISECONDS: Final = 1000  # who asks for less has probably meant seconds
-PAUSE_DIGITS_MAX: Final = 20  # of GIVE_BACK's milliseconds
 ABILITIES_MAX: Final = 100_000  # functions of one connection
 WITHHELD_PER_GRAB: Final = 256  # jobs that one grab passes over
 _FINAL: Final = frozenset({wire.WORK_COMPLETE, wire.WORK_FAIL, wire.WORK_EXCEPTION})
@@ -46,8 +40,9 @@ _FINAL: Final = frozenset({wire.WORK_COMPLETE, wire.WORK_FAIL, wire.WORK_EXCEPTI
 class WorkerVerbs:
     """One small method for each packet that a worker sends."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, returns: Returns) -> None:
         self._context = context
+        self._returns = returns
         self._ledger = context.ledger
 
     # ---- abilities
@@ -66,12 +61,8 @@ class WorkerVerbs:
         seconds = max(TIMEOUT_SECONDS_MIN, milliseconds / 1000) if milliseconds > 0 else 0.0
         if 0 < milliseconds < SHORT_LIMIT_MILLISECONDS:
             reason = f"taken for {milliseconds} ms, rounded up to {seconds:g} s; a second is 1000"
-            self._note(events.SHORT_LIMIT, name, b"", connection, reason)
+            self._context.events.note(events.SHORT_LIMIT, name, b"", connection, reason)
         self._can_do(connection, name, seconds)
-
-    def _note(self, what: str, function: bytes, handle: bytes, connection: Connection, reason: str) -> None:
-        worker = f"{connection.address} {connection.client_id.decode('utf-8', 'backslashreplace')}"
-        self._context.events.add(events.Event(what, function, handle, worker, reason))
 
     def _can_do(self, connection: Connection, name: bytes, timeout_seconds: float) -> None:
         context = self._context
@@ -276,9 +267,9 @@ class WorkerVerbs:
         if job is None:
             self._not_held(connection, body, wire.WORK_FAIL)
             return
-        self.tell_failure(job)
+        self._context.tell_failure(job)
         if job.background:
-            self._note(events.FAILED, job.function.name, handle, connection, "WORK_FAIL")
+            self._context.events.note(events.FAILED, job.function.name, handle, connection, "WORK_FAIL")
         self._context.end(job, entries.FAILED)
 
     def exception(self, connection: Connection, body: bytes) -> None:
@@ -299,7 +290,7 @@ class WorkerVerbs:
         connection.worker.forgive(handle)
         if job.background:
             reason = events.text(body[len(handle) + 1 :]) or "WORK_EXCEPTION"
-            self._note(events.FAILED, job.function.name, handle, connection, reason)
+            self._context.events.note(events.FAILED, job.function.name, handle, connection, reason)
         context.end(job, entries.EXCEPTION)
 
     def _failed_late(self, connection: Connection, handle: bytes) -> bool:
@@ -326,7 +317,7 @@ class WorkerVerbs:
         # The numbers are kept and not the texts: those may be of any length.
         job.progress = progress = progress_number(arguments[1]), progress_number(arguments[2])
         self._context.record_hint(job, entries.PROGRESS, b"\0".join((handle, *progress)))
-        self._tell(job, wire.WORK_STATUS, body)
+        self._context.tell(job, wire.WORK_STATUS, body)
 
     def data(self, connection: Connection, body: bytes) -> None:
         self._pass_on(connection, wire.WORK_DATA, body)
@@ -340,16 +331,7 @@ class WorkerVerbs:
         if job is None:
             self._not_held(connection, body, packet_type)
         else:
-            self._tell(job, packet_type, body if b"\0" in body else body + b"\0")
-
-    def _tell(self, job: Job, packet_type: int, body: bytes) -> None:
-        if job.clients is not None:
-            packet = response(packet_type, body)
-            for client in job.clients:
-                self._context.send(client, packet)
-
-    def tell_failure(self, job: Job) -> None:
-        self._tell(job, wire.WORK_FAIL, job.handle)
+            self._context.tell(job, packet_type, body if b"\0" in body else body + b"\0")
 
     def _not_held(self, connection: Connection, body: bytes, packet_type: int) -> None:
         """A result for a job that this connection does not hold: another node may want it."""
@@ -408,131 +390,7 @@ class WorkerVerbs:
             verdict = wire.CLAIM_ELSEWHERE
         return response(wire.CLAIM_RES, handle, verdict)
 
-    def await_return(self, connection: Connection) -> None:
-        """The stream to a node broke whose workers run jobs of here: it may be back in a moment, or they
-        come by themselves (rule 12). Only after that the jobs are run again."""
-        context = self._context
-        worker = connection.worker
-        if worker is None:
-            return
-        due = context.monotonic_seconds + context.settings.reclaim_seconds
-        for job in reversed(list(worker.running.values())):
-            if job.background:
-                self._ledger.release(job)
-                job.state = RECLAIM
-                context.limits.add(due, (job, job.deliveries, RECLAIM))
-
-    def give_back(self, connection: Connection, body: bytes) -> None:
-        """GIVE_BACK: the worker does not end this job. It runs again, after the pause that is asked for."""
-        context = self._context
-        handle, separator, text = body.partition(b"\0")
-        if not connection.remember and connection.node is None:
-            message = 'GIVE_BACK comes after OPTION_REQ "gearfleet"'
-            context.refuse(connection, wire.INVALID_COMMAND, message)
-            return
-        if not separator or (text and not text.isdigit()) or len(text) > PAUSE_DIGITS_MAX:
-            message = "GIVE_BACK wants a handle and a pause in whole milliseconds, or nothing for it"
-            context.refuse(connection, wire.INVALID_ARGUMENT, message)
-            return
-        worker = connection.worker
-        job = worker.running.get(handle) if worker is not None else None
-        if job is not None:
-            self.lost(job, GIVEN_BACK, _pause_asked(text))
-        elif context.fleet is not None:
-            context.fleet.forwarder.give_back(handle, text)
-
-    def release(self, connection: Connection, body: bytes) -> None:
-        """Another node says that its worker, which had this job, is gone, or gave it back (with a pause)."""
-        handle, asked, text = body.partition(b"\0")
-        worker = connection.worker
-        job = worker.running.get(handle) if worker is not None else None
-        if job is not None:
-            self.lost(job, GIVEN_BACK if asked else WORKER_LOST, _pause_asked(text))
-        elif self._context.fleet is not None:
-            self._context.fleet.forwarder.withdraw_claim(connection, handle)
-
-    # ---- losing
-
-    def lost(self, job: Job, why: int = WORKER_LOST, asked_seconds: float = 0.0) -> None:
-        """A running job's worker is gone, or gave it back: run it again, or give up.
-
-        gearmand puts it at the tail; there the job that was first waits longest.
-        """
-        context = self._context
-        self._ledger.release(job)
-        if job.background and not context.log.slots[job.slot].serving:
-            job.state = RECLAIM  # its slot is being handed over: the next primary decides
-            return
-        if not job.background and job.clients is None:
-            job.state = RECLAIM  # not running any more; nobody waits for it
-            context.end(job, entries.CANCELLED)
-            return
-        self._return(job, why, asked_seconds)
-
-    def _return(self, job: Job, why: int, asked_seconds: float = 0.0) -> None:
-        """Count a job's return and let it run again: the first time at once, before the others; then after
-        a pause, behind them. Else a job that kills its workers would keep all others from running.
-
-        One whose time was over pauses from the first time on: who runs it may bring its result yet.
-        """
-        context = self._context
-        job.state = RECLAIM
-        job.retries += 1
-        job.function.counts[why] += 1
-        if 0 <= context.settings.job_retries < job.retries:
-            self.tell_failure(job)
-            if job.background:
-                reason = f"came back {job.retries} times, more than --job-retries"
-                event = events.Event(events.FAILED, job.function.name, job.handle, "", reason)
-                context.events.add(event)
-            context.end(job, entries.OUT_OF_RETRIES)
-            return
-        fleet = context.fleet
-        if fleet is not None and fleet.draining and not context.log.slots[job.slot].serving:
-            fleet.give_way(job)  # a foreground job: nobody would take it here
-            return
-        pauses = job.retries - 1 if why == OVERDUE else job.retries - 2
-        seconds_max = context.settings.pause_seconds_max
-        seconds = pause_seconds(job.handle, pauses, seconds_max) if pauses >= 0 else 0.0
-        if max(seconds, asked_seconds):
-            context.pause(job, max(seconds, asked_seconds), asked=asked_seconds > seconds)
-            return
-        context.record_hint(job, entries.REQUEUED, job.handle)
-        self._ledger.enqueue(job, first=pauses < 0)
-
-    def expire(self, job: Job) -> None:
-        """What a job waited for is over.
-
-        RUNNING: its time limit (CAN_DO_TIMEOUT). A background job runs again, by default; a foreground job
-        has failed, as PROTOCOL says. RECLAIM: nobody brought its result, so it is run again. SCHEDULED: its
-        pause is over.
-        """
-        context = self._context
-        if job.background and not context.log.slots[job.slot].serving:
-            context.limits.add(context.monotonic_seconds + 1.0, (job, job.deliveries, job.state))
-        elif job.state == SCHEDULED:
-            self._ledger.enqueue(job)
-        elif job.state == RECLAIM:
-            self._return(job, NOT_RECLAIMED)
-        else:
-            self._overdue(job)
-
-    def _overdue(self, job: Job) -> None:
-        worker = job.worker
-        assert worker is not None
-        again = bool(job.background) and self._context.settings.requeue_on_timeout
-        limit = f"{worker.timeouts[job.function]:g} s" if job.function in worker.timeouts else "withdrawn"
-        verdict = "given back, to run again" if again else "failed"
-        reason = f"limit {limit}: {verdict}"
-        self._note(events.EXPIRED, job.function.name, job.handle, worker.connection, reason)
-        # It still runs there, and its result comes late: taken while the job waits, else swallowed.
-        worker.forgive(job.handle)
-        if again:
-            self._ledger.release(job)
-            self._return(job, OVERDUE)
-        else:
-            self.tell_failure(job)
-            self._context.end(job, entries.TIMED_OUT)
+    # ---- leaving
 
     def leave(self, connection: Connection) -> None:
         """The worker is gone: its jobs run again, in the order in which it got them."""
@@ -542,7 +400,7 @@ class WorkerVerbs:
         if worker is None:
             return
         for job in reversed(list(worker.running.values())):
-            self.lost(job)
+            self._returns.lost(job)
         if worker.noop_sent:
             self._ledger.stir(worker)
         for function in list(worker.abilities):
@@ -557,8 +415,3 @@ class WorkerVerbs:
 def _waits_again(job: Job) -> bool:
     """Whether a worker that kept this job may have it back: it waits to be run again, or may do so."""
     return job.state in (RECLAIM, QUEUED) or (job.state == SCHEDULED and job.retries > 0)
-
-
-def _pause_asked(text: bytes) -> float:
-    """The milliseconds of GIVE_BACK, in seconds."""
-    return min(int(text) / 1000, ASKED_PAUSE_SECONDS_MAX) if text.isdigit() else 0.0
