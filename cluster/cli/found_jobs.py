@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -49,7 +49,7 @@ class JobQuestion:
         return " ".join([*parts, f"start={start}"])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there may be 100,000, and freezing each costs four times as much
 class FoundJob:
     """One job. docs/protocol-extensions.md has the members; None: gearmand does not tell."""
 
@@ -74,7 +74,7 @@ class FoundJob:
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> FoundJob:
         """Members of a later release are passed over. Raises TypeError."""
-        known = {field.name for field in fields(cls)}
+        known = cls.__dataclass_fields__
         return cls(**{key: value for key, value in row.items() if key in known})
 
     @classmethod

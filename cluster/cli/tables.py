@@ -4,7 +4,6 @@ What goes to the terminal goes through here, through `complain` or through `run_
 strangers, and none of them reaches the terminal as more than something to read.
 """
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,7 +83,17 @@ def show_json(
     records: Iterable[tuple[Mapping[str, object], Any]], others: Iterable[Mapping[str, object]] = ()
 ) -> None:
     """Print dataclasses as a JSON list of objects, each with who said it before it; then other objects."""
-    print_json([*({**source, **dataclasses.asdict(record)} for source, record in records), *others])
+    objects = [*({**source, **_members(record)} for source, record in records), *others]
+    if len(objects) <= FITTED_ROWS_MAX:
+        print_json(objects)
+    else:  # an object a line: indenting is ten times the work
+        lines = ",\n".join(json.dumps(each, ensure_ascii=False) for each in objects)
+        click.echo(for_json(f"[\n{lines}\n]"))
+
+
+def _members(record: Any) -> dict[str, object]:
+    """A flat dataclass as a dictionary: `asdict` copies deeply, and there may be 100,000 of them."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def print_json(value: Any) -> None:

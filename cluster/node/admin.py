@@ -13,7 +13,7 @@ from cluster.node.cancelled import Cancelled
 from cluster.node.context import Context, Stop
 from cluster.node.events import EVENTS_PER_TURN_MAX, Command
 from cluster.node.forward import CANCEL, CANCEL_RES
-from cluster.node.listing import BadFilter, find_jobs, read_filter, row_values
+from cluster.node.listing import BadFilter, find_jobs, read_filter
 from cluster.replication import entries
 from cluster.wire import packets as wire
 from cluster.wire import response
@@ -167,7 +167,7 @@ class AdminVerbs:
             page = find_jobs(self._context, read_filter(words))
         except BadFilter as error:
             return b"ERR INVALID_ARGUMENTS %b\r\n" % str(error).replace(" ", "+").encode()
-        lines = [json.dumps(row_values(row)) for row in page.rows]
+        lines = [json.dumps(row._asdict()) for row in page.rows]
         lines.append(json.dumps({"next": page.next, "looked_at": page.looked_at}))
         return "\n".join(lines).encode() + b"\n" + END
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from cluster.jobs import Job
@@ -60,8 +60,7 @@ class JobFilter:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class JobRow:
+class JobRow(NamedTuple):
     """All that a node tells of a job. Names are decoded: what is no UTF-8 comes with backslashes."""
 
     handle: str
@@ -210,7 +209,3 @@ def _row(job: Job, age: Age) -> JobRow:
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
-
-def row_values(row: JobRow) -> dict[str, object]:
-    """A row for JSON."""
-    return {each.name: getattr(row, each.name) for each in fields(row)}
