@@ -208,4 +208,3 @@ def _row(job: Job, age: Age) -> JobRow:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
-

@@ -648,6 +648,16 @@ class Settings(BaseSettings):
         json_schema_extra=_in("Process"),
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_type(cls, value: object, info: ValidationInfo) -> object:
+        """True is no number and 1 is no switch, wherever it comes from. Texts are read: they are what the
+        command line and the environment have."""
+        field = cls.model_fields[info.field_name or ""]
+        if not isinstance(value, str) and field.annotation in (bool, int, float) and not _fits(value, field):
+            raise ValueError(f"give {_wanted(field)}")
+        return value
+
     @field_validator("handle_prefix")
     @classmethod
     def _handle_prefix(cls, prefix: str, info: ValidationInfo) -> str:

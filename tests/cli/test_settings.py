@@ -150,6 +150,21 @@ def test_a_value_of_another_type_is_refused_and_not_guessed_at(config: Path, tex
     assert message.format(config=config) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"port": True},
+        {"port": 4730.0},
+        {"reclaim_seconds": True},
+        {"exceptions": 1},
+        {"segment_bytes": 4096.0},
+    ],
+)
+def test_a_program_that_sets_a_value_of_another_type_is_told_so(values: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=r"cannot be .*: give "):
+        load_settings(values)
+
+
 def test_whole_numbers_are_numbers_and_sizes_are_texts_too(config: Path) -> None:
     config.write_text("reclaim_seconds = 3\nsegment_bytes = '1M'\nmax_payload_bytes = 4096\nsalvage = true\n")
     settings = load_settings(config=config)
