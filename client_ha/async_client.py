@@ -19,7 +19,7 @@ from client_ha.client import (
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
 from client_ha.errors import CallerMistake, ClientClosed, GearfleetError, InvalidArgument, NotAllAcknowledged
-from client_ha.flight import Priority, unique_bytes
+from client_ha.flight import Priority, function_bytes, unique_bytes
 from client_ha.job import AsyncJob, Callbacks, JobStatus
 from client_ha.routing import Router, SlotRouter
 from client_ha.task_set import AsyncTaskSet, Task
@@ -283,6 +283,12 @@ class AsyncHAClient:
         """Take a job from its server, or end a schedule; see HAClient.cancel."""
         handle, issuer = status_question(job, server)
         return await self._started().cancel(handle, issuer, timeout)
+
+    async def cancel_unique(
+        self, function: str | bytes, unique: str | bytes, *, timeout: float = CANCEL_TIMEOUT_SECONDS
+    ) -> bool:
+        """As `cancel`, by function and unique key; see HAClient.cancel_unique."""
+        return await self._started().cancel_unique(function_bytes(function), unique_bytes(unique), timeout)
 
     async def close(self) -> None:
         """Close the connections; jobs under way end with ClientClosed. Background jobs are not affected."""

@@ -15,7 +15,7 @@ from client_ha.addresses import AddressRemap, Server
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
 from client_ha.errors import ClientClosed, GearfleetError, InvalidArgument, NotAllAcknowledged
-from client_ha.flight import Priority, unique_bytes
+from client_ha.flight import Priority, function_bytes, unique_bytes
 from client_ha.job import BaseJob, Callbacks, CallbackThread, Job, JobStatus
 from client_ha.loop_thread import LoopThread, let_go
 from client_ha.routing import Router, SlotRouter
@@ -390,12 +390,24 @@ class HAClient:
         timeout     seconds to wait for an answer
 
         A job that runs already cannot be stopped: its result is dropped (gearmand cancels only jobs that
-        wait, and tells their clients nothing). Gearman cancels by handle only; keep `job.reference`.
+        wait, and tells their clients nothing). Gearman cancels by handle; keep `job.reference`.
         Raises InvalidArgument, NoServerAvailable, ServerRefused, ClientClosed.
         """
         handle, issuer = status_question(job, server)
         core = self._core()
         return core.thread.run(core.engine.cancel(handle, issuer, timeout))
+
+    def cancel_unique(
+        self, function: str | bytes, unique: str | bytes, *, timeout: float = CANCEL_TIMEOUT_SECONDS
+    ) -> bool:
+        """As `cancel`, by function and unique key, on nodes of Gearfleet; not for schedules.
+
+        gearmand does not tell handles by key (ServerRefused). Raises as `cancel`.
+        """
+        core = self._core()
+        return core.thread.run(
+            core.engine.cancel_unique(function_bytes(function), unique_bytes(unique), timeout)
+        )
 
     def close(self) -> None:
         """Close the connections; jobs under way end with ClientClosed. Background jobs are not affected."""

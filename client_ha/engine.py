@@ -17,13 +17,15 @@ All of it runs in one event loop, without a task or a future per job.
 """
 
 import asyncio
+import json
 import random
 import ssl
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
+from urllib.parse import quote_from_bytes
 
 from client_ha.addresses import AddressRemap, Server, parse_server
 from client_ha.connection import Connection
@@ -154,7 +156,8 @@ class _Peer(RosterPeer):
         self.running: dict[bytes, Flight] = {}
         self.statuses: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
         self.uniques: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
-        self.lines: deque[asyncio.Future[bytes]] = deque()  # of text commands
+        # Of text commands: the answer, and where its rows are gathered when it has some.
+        self.lines: deque[tuple[asyncio.Future[bytes], list[bytes] | None]] = deque()
         self.sequence = 0
 
 
@@ -424,7 +427,8 @@ class Engine:
                 self._set_deadline(flight)
             flight.connection = None
             self._place(flight)
-        for future in [future for _, future in [*peer.statuses, *peer.uniques]] + [*peer.lines]:
+        lines = [answer for answer, _ in peer.lines]
+        for future in [future for _, future in [*peer.statuses, *peer.uniques]] + lines:
             if not future.done():
                 future.set_exception(ConnectionResetError(reason))
         self._tell_change()
@@ -592,8 +596,58 @@ class Engine:
         check_handle(handle)
         if any(character.isspace() for character in handle):
             raise InvalidArgument(f"{handle!r} is no job handle")
-        question = b"cancel job %b\r\n" % handle.encode()
         issuer = None if server is None else parse_server(server)
+        return await self._ask_servers(
+            lambda connection, deadline: self._cancel_at(connection, handle, deadline),
+            f"the cancelling of {handle}",
+            issuer,
+            seconds,
+        )
+
+    async def cancel_unique(self, function: bytes, unique: bytes, seconds: float) -> bool:
+        """Ask a node for the handle, then cancel. See HAClient.cancel_unique."""
+        question = b"jobs function=%b unique=%b\r\n" % (
+            quote_from_bytes(function, safe="").encode(),
+            quote_from_bytes(unique, safe="").encode(),
+        )
+
+        async def find_and_cancel(connection: Connection, deadline: float) -> bool | None:
+            rows = await self._ask_text(connection, question, deadline, rows=[])
+            if rows is None:
+                return None
+            if rows.startswith(b"ERR "):
+                raise _refusal(rows, connection, "to find a job by its key")
+            handles = [json.loads(row).get("handle") for row in rows.split(b"\n") if row]
+            verdicts = [await self._cancel_at(connection, h, deadline) for h in handles if h]
+            return None if None in verdicts else any(verdicts)
+
+        return await self._ask_servers(
+            find_and_cancel, f"the cancelling of {unique!r}", None, seconds, all_of_them=True
+        )
+
+    async def _cancel_at(self, connection: Connection, handle: str, deadline: float) -> bool | None:
+        line = await self._ask_text(connection, b"cancel job %b\r\n" % handle.encode(), deadline)
+        if line is None:
+            return None
+        if line == b"OK":
+            return True
+        if line.startswith(b"ERR UNKNOWN_JOB"):
+            return False
+        raise _refusal(line, connection, f"to cancel {handle}")
+
+    async def _ask_servers(
+        self,
+        ask: Callable[[Connection, float], Awaitable[bool | None]],
+        what: str,
+        issuer: Server | None,
+        seconds: float,
+        *,
+        all_of_them: bool = False,
+    ) -> bool:
+        """Ask until one says True; wait for servers while none answers.
+
+        all_of_them     each has to say no: a node of a fleet speaks only for itself
+        """
         asked: set[Server] = set()
         deadline = self._loop.time() + seconds
         while True:
@@ -605,27 +659,26 @@ class Engine:
                 link = self._links.get(one)
                 if link is None or link.connection is None or one in asked:
                     continue
-                line = await self._ask_line(link.connection, question, deadline)
-                if line is None:
-                    continue
-                asked.add(one)
-                if line == b"OK":
+                verdict = await ask(link.connection, deadline)
+                if verdict:
                     return True
-                if not line.startswith(b"ERR UNKNOWN_JOB"):
-                    code, _, text = line.removeprefix(b"ERR ").decode("utf-8", "replace").partition(" ")
-                    raise ServerRefused(code, text.replace("+", " "), str(one), f"to cancel {handle}")
-            if asked and (self._roster.map is not None or issuer in asked or asked >= set(self._links)):
-                return False  # a node speaks for its fleet
+                if verdict is not None:
+                    asked.add(one)
+            speaks = issuer in asked or (self._roster.map is not None and not all_of_them)
+            if asked and (speaks or asked >= set(self._links)):
+                return False
             try:
                 async with asyncio.timeout_at(deadline):
                     await changed
             except TimeoutError:
-                raise NoServerAvailable(f"the cancelling of {handle}", seconds, self._attempts()) from None
+                raise NoServerAvailable(what, seconds, self._attempts()) from None
 
-    async def _ask_line(self, connection: Connection, question: bytes, deadline: float) -> bytes | None:
-        """Send a text command; return its line, or None when the connection was lost or the time is up."""
+    async def _ask_text(
+        self, connection: Connection, question: bytes, deadline: float, rows: list[bytes] | None = None
+    ) -> bytes | None:
+        """Send a text command; return its line, or its `rows`. None: no answer in time."""
         answer: asyncio.Future[bytes] = self._loop.create_future()
-        _peer(connection).lines.append(answer)
+        _peer(connection).lines.append((answer, rows))
         connection.write(question)
         try:
             async with asyncio.timeout_at(deadline):
@@ -634,10 +687,16 @@ class Engine:
             return None
 
     def _text(self, connection: Connection, peer: _Peer, body: bytes) -> None:
-        if peer.lines:
-            answer = peer.lines.popleft()
-            if not answer.done():
-                answer.set_result(body.rstrip(b"\r\n"))
+        if not peer.lines:
+            return
+        line = body.rstrip(b"\r\n")
+        answer, rows = peer.lines[0]
+        if rows is not None and line != b"." and (rows or not line.startswith(b"ERR ")):
+            rows.append(line)
+            return
+        peer.lines.popleft()
+        if not answer.done():
+            answer.set_result(b"\n".join(rows) if rows is not None and line == b"." else line)
 
     # Status.
 
@@ -707,6 +766,11 @@ class Engine:
                     await changed
             except TimeoutError:
                 raise NoServerAvailable("a question for a job's status", seconds, self._attempts()) from None
+
+
+def _refusal(line: bytes, connection: Connection, what: str) -> ServerRefused:
+    code, _, text = line.removeprefix(b"ERR ").decode("utf-8", "replace").partition(" ")
+    return ServerRefused(code, text.replace("+", " "), str(connection.server), what)
 
 
 def check_handle(handle: str) -> None:

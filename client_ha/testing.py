@@ -36,7 +36,7 @@ from client_ha.errors import (
     JobTimeout,
     Retry,
 )
-from client_ha.flight import Flight, Priority, unique_bytes
+from client_ha.flight import Flight, Priority, function_bytes, unique_bytes
 from client_ha.job import AsyncJob, BaseJob, Callbacks, Job, JobStatus
 from client_ha.task_set import AsyncTaskSet, Task, TaskSet
 from client_ha.tasks import completed, failure_text, gives_back, raised
@@ -226,6 +226,12 @@ class _Stub(Generic[AnyJob]):
                 return True
         return False
 
+    def _cancel_unique(self, function: str, unique: str) -> bool:
+        for queued in self.queued:
+            if (queued.function, queued.unique, queued.cron) == (function, unique, None):
+                return self._cancel(queued.handle)
+        return False
+
     def _look_up(self, handle: str | None, unique: str | None) -> JobStatus:
         for known_handle, (known_unique, status) in self._running.items():
             if known_handle == handle or known_unique == unique:
@@ -378,6 +384,12 @@ class StubClient(_Stub[Job]):
     ) -> bool:
         """As HAClient.cancel."""
         return self._cancel(status_question(job, server)[0])
+
+    def cancel_unique(
+        self, function: str | bytes, unique: str | bytes, *, timeout: float = CANCEL_TIMEOUT_SECONDS
+    ) -> bool:
+        """As HAClient.cancel_unique."""
+        return self._cancel_unique(function_bytes(function).decode(), unique_bytes(unique).decode())
 
     def close(self) -> None:
         """As HAClient.close."""
@@ -543,6 +555,12 @@ class StubAsyncClient(_Stub[AsyncJob]):
     ) -> bool:
         """As AsyncHAClient.cancel."""
         return self._cancel(status_question(job, server)[0])
+
+    async def cancel_unique(
+        self, function: str | bytes, unique: str | bytes, *, timeout: float = CANCEL_TIMEOUT_SECONDS
+    ) -> bool:
+        """As AsyncHAClient.cancel_unique."""
+        return self._cancel_unique(function_bytes(function).decode(), unique_bytes(unique).decode())
 
     async def close(self) -> None:
         """As AsyncHAClient.close."""

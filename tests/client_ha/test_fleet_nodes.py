@@ -109,6 +109,10 @@ def test_any_node_cancels_a_job_or_a_schedule_of_the_fleet(fleet: list[Node], pa
         assert not any(client.cancel(job) for job in jobs)
         for handle in [str(client.submit("never worked", background=True).handle) for _ in range(4)]:
             assert client.cancel(handle)
+        keyed = [str(number) for number in range(6)]
+        for key in keyed:
+            client.submit("never worked", unique=key, background=True)
+        assert all(client.cancel_unique("never worked", key) for key in keyed)
 
 
 @needs_etcd()

@@ -433,6 +433,19 @@ async def test_a_coroutine_cancels(server: Server, patient: Timing) -> None:
         assert await asyncio.gather(*(client.cancel(job) for job in jobs)) == [True] * 3
 
 
+def test_a_job_is_cancelled_by_its_key(shared_node: Node, patient: Timing) -> None:
+    with HAClient(shared_node.address, timing=patient) as client:
+        job = client.submit("never worked", unique="a key\r\n%", background=True)
+        assert client.cancel_unique("never worked", "a key\r\n%")
+        assert not client.status(job).known
+        assert not client.cancel_unique("never worked", "a key\r\n%")
+
+
+def test_a_stock_server_cancels_by_no_key(stock: Gearmand, patient: Timing) -> None:
+    with HAClient(stock.address, timing=patient) as client, pytest.raises(ServerRefused):
+        client.cancel_unique("f", "key")
+
+
 def test_a_foreground_job_that_is_cancelled_has_failed(shared_node: Node, patient: Timing) -> None:
     with HAClient(shared_node.address, timing=patient) as client:
         job = client.submit("never worked")
