@@ -18,12 +18,12 @@ from cluster.jobs import (
 )
 from cluster.jobs.ledger import COUNTED_FUNCTIONS_MAX, OTHER_FUNCTIONS
 from cluster.node import events
-from cluster.node.context import slot_of_handle
 from cluster.replication import entries
 from cluster.wire import packets as wire
 from cluster.wire import request
 from tests.node.bench import Bench, Peer
-from tests.node.fleets import SmallFleet, small_uniques
+from tests.node.fleets import SmallFleet
+from tests.node.test_moving_slots import job_at
 
 
 def background(bench: Bench, *uniques: bytes) -> list[bytes]:
@@ -287,12 +287,7 @@ def test_a_pause_is_kept_over_a_takeover() -> None:
     # Given a job in its second return, with its node in a fleet
     fleet = SmallFleet(3)
     fleet.start()
-    unique = small_uniques(b"f")[0]
-    leader = fleet.host_of(b"f", unique)
-    client = leader.connect()
-    client.send(wire.SUBMIT_JOB_BG, b"f", unique, b"")
-    fleet.settle()
-    ((_, handle),) = client.take()
+    leader, handle, slot = job_at(fleet)
     for _ in range(2):
         worker = leader.connect()
         worker.send(wire.CAN_DO, b"f")
@@ -306,7 +301,8 @@ def test_a_pause_is_kept_over_a_takeover() -> None:
     fleet.etcd.delete(leader.name)
     fleet.settle()
     # Then the next one knows how often it came back, and does not give it out at once
-    heir = fleet.host_of(b"f", unique)
+    assert fleet.etcd.view.map is not None
+    heir = fleet.hosts[fleet.etcd.view.map.slots[slot].primary]
     assert heir is not leader
     job = heir.node.context.find_handle(handle)
     assert job is not None
@@ -409,18 +405,11 @@ def test_a_job_whose_slot_went_elsewhere_is_given_back_to_its_primary() -> None:
     # Given a job that a worker here runs, and whose slot another node leads
     fleet = SmallFleet(3)
     fleet.start()
-    unique = small_uniques(b"f")[0]
-    leader = fleet.host_of(b"f", unique)
-    client = leader.connect()
-    client.send(wire.SUBMIT_JOB_BG, b"f", unique, b"")
-    fleet.settle()
-    ((_, handle),) = client.take()
+    leader, handle, slot = job_at(fleet)
     other = next(host for host in fleet.living() if host is not leader)
     worker = other.connect()
     worker.send(wire.OPTION_REQ, wire.OPTION_GEARFLEET)
     other.part.forwarder.guests[handle] = worker.connection
-    slot = slot_of_handle(handle)
-    assert slot is not None
     other.turn(lambda: other.part.forwarder.claim_guests({slot}))
     fleet.settle()
     job = leader.node.context.find_handle(handle)
