@@ -6,10 +6,11 @@
     errors.py                     everything that can go wrong, as one tree
     job.py, context.py            a job as its submitter sees it; a job in a task's hands
 
-and below them, in the order a job travels: flight.py (one submission), routing.py (which server), slot_map.py
-(the fleet's map), engine.py (sent, acknowledged, sent again), roster.py and discovery.py (which servers there
-are), link.py, dialling.py and connection.py (bytes), worker_engine.py (grabbed, run, delivered), tasks.py
-(what an end means on the wire), prefork.py (processes), stopping.py (signals), log.py (never raises).
+and below them, in the order a job travels: flight.py and cron.py (one submission), routing.py (which server),
+slot_map.py (the fleet's map), engine.py (sent, acknowledged, sent again), cancelling.py, roster.py and
+discovery.py (which servers there are), link.py, dialling.py and connection.py (bytes), worker_engine.py
+(grabbed, run, delivered), tasks.py (what an end means on the wire), prefork.py (processes), stopping.py
+(signals), worker_log.py (what a worker says), log.py (which never raises).
 """
 
 from client_ha.addresses import AddressRemap, Server, parse_servers

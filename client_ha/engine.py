@@ -17,17 +17,16 @@ All of it runs in one event loop, without a task or a future per job.
 """
 
 import asyncio
-import json
 import random
 import ssl
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
-from urllib.parse import quote_from_bytes
 
 from client_ha.addresses import AddressRemap, Server, parse_server
+from client_ha.cancelling import Cancelling, TextAnswers
 from client_ha.connection import Connection
 from client_ha.cron import cron_fields
 from client_ha.deadlines import Deadlines
@@ -156,8 +155,7 @@ class _Peer(RosterPeer):
         self.running: dict[bytes, Flight] = {}
         self.statuses: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
         self.uniques: deque[tuple[int, asyncio.Future[JobStatus]]] = deque()
-        # Of text commands: the answer, and where its rows are gathered when it has some.
-        self.lines: deque[tuple[asyncio.Future[bytes], list[bytes] | None]] = deque()
+        self.lines = TextAnswers()
         self.sequence = 0
 
 
@@ -196,6 +194,13 @@ class Engine:
             address_remap=address_remap,
         )
         self._links = self._roster.links
+        self._cancelling = Cancelling(
+            self._links,
+            lambda connection: _peer(connection).lines,
+            lambda: self._roster.map is not None,
+            self._next_change,
+            self._attempts,
+        )
         if self._slots is not None:
             # It may have followed a map already, in the process that this one was forked from.
             self._slots.follow(tuple(self._links), None, {})
@@ -427,8 +432,8 @@ class Engine:
                 self._set_deadline(flight)
             flight.connection = None
             self._place(flight)
-        lines = [answer for answer, _ in peer.lines]
-        for future in [future for _, future in [*peer.statuses, *peer.uniques]] + lines:
+        peer.lines.lost(reason)
+        for _, future in [*peer.statuses, *peer.uniques]:
             if not future.done():
                 future.set_exception(ConnectionResetError(reason))
         self._tell_change()
@@ -589,114 +594,29 @@ class Engine:
                 numbers = [leading_number(part) for part in parts[1:]]
                 future.set_result(JobStatus(bool(numbers[0]), bool(numbers[1]), *numbers[2:]))
 
-    # Cancelling.
+    # Cancelling: see cancelling.py.
 
     async def cancel(self, handle: str, server: str | None, seconds: float) -> bool:
-        """Ask the server that issued the handle, then the others. See HAClient.cancel."""
+        """See HAClient.cancel."""
         check_handle(handle)
-        if any(character.isspace() for character in handle):
-            raise InvalidArgument(f"{handle!r} is no job handle")
-        issuer = None if server is None else parse_server(server)
-        return await self._ask_servers(
-            lambda connection, deadline: self._cancel_at(connection, handle, deadline),
-            f"the cancelling of {handle}",
-            issuer,
-            seconds,
+        return await self._cancelling.cancel(
+            handle, None if server is None else parse_server(server), seconds
         )
 
     async def cancel_unique(self, function: bytes, unique: bytes, seconds: float) -> bool:
-        """Ask a node for the handle, then cancel. See HAClient.cancel_unique."""
-        question = b"jobs function=%b unique=%b\r\n" % (
-            quote_from_bytes(function, safe="").encode(),
-            quote_from_bytes(unique, safe="").encode(),
-        )
+        """See HAClient.cancel_unique."""
+        return await self._cancelling.cancel_unique(function, unique, seconds)
 
-        async def find_and_cancel(connection: Connection, deadline: float) -> bool | None:
-            rows = await self._ask_text(connection, question, deadline, rows=[])
-            if rows is None:
-                return None
-            if rows.startswith(b"ERR "):
-                raise _refusal(rows, connection, "to find a job by its key")
-            handles = [json.loads(row).get("handle") for row in rows.split(b"\n") if row]
-            verdicts = [await self._cancel_at(connection, h, deadline) for h in handles if h]
-            return None if None in verdicts else any(verdicts)
-
-        return await self._ask_servers(
-            find_and_cancel, f"the cancelling of {unique!r}", None, seconds, all_of_them=True
-        )
-
-    async def _cancel_at(self, connection: Connection, handle: str, deadline: float) -> bool | None:
-        line = await self._ask_text(connection, b"cancel job %b\r\n" % handle.encode(), deadline)
-        if line is None:
-            return None
-        if line == b"OK":
-            return True
-        if line.startswith(b"ERR UNKNOWN_JOB"):
-            return False
-        raise _refusal(line, connection, f"to cancel {handle}")
-
-    async def _ask_servers(
-        self,
-        ask: Callable[[Connection, float], Awaitable[bool | None]],
-        what: str,
-        issuer: Server | None,
-        seconds: float,
-        *,
-        all_of_them: bool = False,
-    ) -> bool:
-        """Ask until one says True; wait for servers while none answers.
-
-        all_of_them     each has to say no: a node of a fleet speaks only for itself
-        """
-        asked: set[Server] = set()
-        deadline = self._loop.time() + seconds
-        while True:
-            if self._closed:
-                raise ClientClosed("the client is closed; make a new one")
-            changed = self._loop.create_future()
-            self._changed.append(changed)
-            for one in sorted(self._links, key=lambda known: known != issuer):
-                link = self._links.get(one)
-                if link is None or link.connection is None or one in asked:
-                    continue
-                verdict = await ask(link.connection, deadline)
-                if verdict:
-                    return True
-                if verdict is not None:
-                    asked.add(one)
-            speaks = issuer in asked or (self._roster.map is not None and not all_of_them)
-            if asked and (speaks or asked >= set(self._links)):
-                return False
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await changed
-            except TimeoutError:
-                raise NoServerAvailable(what, seconds, self._attempts()) from None
-
-    async def _ask_text(
-        self, connection: Connection, question: bytes, deadline: float, rows: list[bytes] | None = None
-    ) -> bytes | None:
-        """Send a text command; return its line, or its `rows`. None: no answer in time."""
-        answer: asyncio.Future[bytes] = self._loop.create_future()
-        _peer(connection).lines.append((answer, rows))
-        connection.write(question)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await answer
-        except (TimeoutError, ConnectionResetError):
-            return None
+    def _next_change(self) -> asyncio.Future[None]:
+        """Done when a server comes or goes."""
+        if self._closed:
+            raise ClientClosed("the client is closed; make a new one")
+        changed = self._loop.create_future()
+        self._changed.append(changed)
+        return changed
 
     def _text(self, connection: Connection, peer: _Peer, body: bytes) -> None:
-        if not peer.lines:
-            return
-        line = body.rstrip(b"\r\n")
-        answer, rows = peer.lines[0]
-        if rows is not None and line != b"." and (rows or not line.startswith(b"ERR ")):
-            rows.append(line)
-            return
-        peer.lines.popleft()
-        if not answer.done():
-            answer.set_result(b"\n".join(rows) if rows is not None and line == b"." else line)
+        peer.lines.take(body)
 
     # Status.
 
@@ -721,10 +641,7 @@ class Engine:
         """Ask group after group until one server knows the job; wait for servers while none answers."""
         deadline = self._loop.time() + seconds
         while True:
-            if self._closed:
-                raise ClientClosed("the client is closed; make a new one")
-            changed = self._loop.create_future()
-            self._changed.append(changed)
+            changed = self._next_change()
             refusal: ServerRefused | None = None
             answered = False
             for group in groups():
@@ -766,11 +683,6 @@ class Engine:
                     await changed
             except TimeoutError:
                 raise NoServerAvailable("a question for a job's status", seconds, self._attempts()) from None
-
-
-def _refusal(line: bytes, connection: Connection, what: str) -> ServerRefused:
-    code, _, text = line.removeprefix(b"ERR ").decode("utf-8", "replace").partition(" ")
-    return ServerRefused(code, text.replace("+", " "), str(connection.server), what)
 
 
 def check_handle(handle: str) -> None:
