@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from cluster.jobs import (
@@ -294,7 +296,7 @@ def test_a_pause_is_kept_over_a_takeover() -> None:
         worker.send(wire.GRAB_JOB)
         ((kind, _),) = worker.take()
         assert kind == wire.JOB_ASSIGN
-        leader.turn(lambda lost=worker: leader.node.disconnected(lost.connection))
+        leader.turn(partial(leader.node.disconnected, worker.connection))
     fleet.settle()
     # When that node dies
     leader.crash()
