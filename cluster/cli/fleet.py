@@ -202,12 +202,14 @@ def cancel(servers: Servers, handles: tuple[str, ...]) -> int:
     def cancel_here(admin: Admin) -> None:
         found.update(handle for handle in handles if admin.cancel(handle))
 
-    ask_all(servers, cancel_here)
+    unsure = ""
+    if len(ask_all(servers, cancel_here)) < len(servers.addresses):
+        unsure = "; some servers did not answer and may have it"
     for handle in handles:
         if handle in found:
             say(f"cancelled {handle}")
         else:
-            complain(f"no job {handle}: it is done, or was never here; gearfleet jobs lists all")
+            complain(f"no job {handle}: it is done, or was never here{unsure}; gearfleet jobs lists all")
     return 0 if found.issuperset(handles) else EXIT_FAILED
 
 

@@ -74,6 +74,13 @@ def test_a_job_is_listed_and_cancelled_once(
     assert b"no job H:nowhere:1" in ended.err
 
 
+def test_a_job_may_be_on_a_server_that_did_not_answer(gearfleet: RunCommand, shared_node: Node) -> None:
+    for command in ("cancel", "job"):
+        ended = gearfleet(command, "H:nowhere:1", "-s", f"127.0.0.1:1,{shared_node.address}")
+        assert ended.code == 1
+        assert b"did not answer and may have it" in ended.err
+
+
 def test_a_limit_is_set_read_back_and_taken_away(
     gearfleet: RunCommand, shared_node: Node, function: bytes
 ) -> None:
