@@ -336,7 +336,8 @@ def _conclude(demo: Demo, output: Path, verdict: Verdict) -> int:
         console.print(f"[red]{error}[/]")
     for problem in verdict.problems:
         console.print(Text(problem, style="red"))
-    console.print(f"thumbnails, previews and logs: {output}; what happened when: {output / 'report.html'}")
+    where = f"thumbnails, previews and logs: {output}; what happened when: {output / 'report.html'}"
+    console.print(where, soft_wrap=True)
     style = "bold green" if verdict.valid else "bold red"
     console.print(f"{judgement(verdict)}, says the checker of every call and run", style=style)
     console.print(tally.verdict(rows, demo.faults, waits), style="bold", soft_wrap=True)
