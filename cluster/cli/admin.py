@@ -9,10 +9,10 @@ Works against gearmand; `maxqueues` needs a Gearfleet node, gearmand cannot say 
 import json
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from client_ha.addresses import Server
 from cluster.cli.found_jobs import FoundJob, JobQuestion, QueuedJob, oldest_of
@@ -21,6 +21,26 @@ from cluster.cli.peer import Peer, Unreachable
 ANSWER_SECONDS: Final = 10.0
 WORKER_BYTES_MAX: Final = 256 * 1024 * 1024  # a line of `workers`
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")  # gearmand has been seen with -1 running
+
+
+Answer = TypeVar("Answer")
+
+
+class SlotCount(NamedTuple):
+    """What `show slots` tells."""
+
+    led: int
+    loaded: int
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAnswer(Generic[Answer]):
+    """An answer, how many slots the node led behind it (None: it cannot tell), and how many of them may be
+    missing from the answer or be in it in part."""
+
+    answer: Answer
+    led: int | None
+    unsure: int
 
 
 class Refused(Exception):
@@ -153,13 +173,23 @@ class Admin:
             connected.append(Connected(descriptor, address, client_id, names))
         return connected
 
-    def unloaded_slots(self) -> int:
-        """How many slots the node leads whose jobs it does not count yet; 0 for other servers."""
+    def slots(self) -> SlotCount | None:
+        """How many slots the node leads, and how many of these it counts; None: it cannot tell."""
         try:
             told = dict(line.split("\t", 1) for line in self.table("show slots"))
-            return int(told["led"]) - int(told["loaded"])
+            return SlotCount(int(told["led"]), int(told["loaded"]))
         except (Refused, KeyError, ValueError):
-            return 0
+            return None
+
+    def ask_whole(self, question: Callable[["Admin"], Answer]) -> WholeAnswer[Answer]:
+        """Ask something, and find out how many slots may be missing from the answer or be in it in
+        part: those not loaded before it or after it, and those that the node got or gave away meanwhile."""
+        before = self.slots()
+        answer = question(self)
+        after = self.slots()
+        if before is None or after is None:
+            return WholeAnswer(answer, None, 0)
+        return WholeAnswer(answer, after.led, max(before.led, after.led) - min(before.loaded, after.loaded))
 
     def find_jobs(self, wanted: JobQuestion) -> list[FoundJob]:
         """The jobs that fit, page by page; from gearmand, which tells less of a job, what it can tell."""

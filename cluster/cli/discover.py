@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from client_ha.addresses import Server
 from client_ha.slot_map import BadMap, MapNode, SlotMap, parse_map
-from cluster.cli.admin import Admin
+from cluster.cli.admin import Admin, WholeAnswer
 from cluster.cli.peer import Peer, Unreachable
 from cluster.cli.servers import Servers, ask_each, complain, no_answer
 from cluster.wire import request
@@ -64,6 +64,7 @@ class Heard(Generic[Answer]):
     told: list[Told[Answer]] = field(default_factory=list)
     silent: list[Silent] = field(default_factory=list)
     maps: dict[str, SlotMap] = field(default_factory=dict)  # by fleet
+    led: dict[Source, int | None] = field(default_factory=dict)  # slots that each leads; None: it cannot tell
     unloaded: dict[Source, int] = field(default_factory=dict)  # slots whose jobs a node cannot count yet
 
     def missing(self, fleet: str) -> str:
@@ -83,6 +84,10 @@ class Heard(Generic[Answer]):
         if any(source.fleet == fleet for source in self.unloaded):
             return True
         slot_map = self.maps[fleet]
+        led = [count for source, count in self.led.items() if source.fleet == fleet]
+        # A slot that moves between two nodes while they are asked is counted by neither of them.
+        if None not in led and sum(filter(None, led)) != len(slot_map.primaries):
+            return True
         down = {node.name for node in slot_map.nodes if node.state == "down"}
         if any(silent.source.node not in down for silent in self.silent if silent.source.fleet == fleet):
             return True
@@ -114,13 +119,14 @@ def ask_fleet(servers: Servers, question: Callable[[Admin], Answer]) -> Heard[An
     Those that do not answer are named on standard error, and in what is returned. Raises NoServer and Failed.
     """
 
-    def ask(admin: Admin) -> tuple[Answer, int]:
-        return question(admin), admin.unloaded_slots()
+    def ask(admin: Admin) -> WholeAnswer[Answer]:
+        return admin.ask_whole(question)
 
-    def hear(source: Source, answer: tuple[Answer, int]) -> None:
-        heard.told.append(Told(source, answer[0]))
-        if answer[1]:
-            heard.unloaded[source] = answer[1]
+    def hear(source: Source, whole: WholeAnswer[Answer]) -> None:
+        heard.told.append(Told(source, whole.answer))
+        heard.led[source] = whole.led
+        if whole.unsure:
+            heard.unloaded[source] = whole.unsure
 
     answers, silences = ask_each(servers, ask)
     if not answers:

@@ -45,9 +45,8 @@ def look(servers: Servers) -> list[Look]:
 
     def ask(admin: Admin) -> Look:
         try:
-            version, functions = admin.line("version"), tuple(admin.status())
+            version, whole = admin.line("version"), admin.ask_whole(Admin.status)
             admin.odd_lines.clear()  # the screen is no place for complaints
-            unloaded = admin.unloaded_slots()
         except Refused as refusal:
             return Look(admin.server, fault=refusal.text)
         try:
@@ -55,7 +54,7 @@ def look(servers: Servers) -> list[Look]:
             connections: int | None = max(0, len(admin.workers()) - 1)
         except (Unreachable, Refused):
             connections = None  # the queues are what is looked at here
-        return Look(admin.server, version, connections, functions, unloaded=unloaded)
+        return Look(admin.server, version, connections, tuple(whole.answer), unloaded=whole.unsure)
 
     answers, silences = ask_each(servers, ask)
     looks = dict(answers) | {each.server: Look(each.server, fault=each.what) for each in silences}
