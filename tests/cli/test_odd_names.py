@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from cluster.wire import TEXT
 from cluster.wire import packets as wire
 from tests.cli.conftest import GEARFLEET, RunCommand
 from tests.support import Node
@@ -132,6 +133,10 @@ def test_a_terminal_gets_no_escape_code(shared_node: Node, function: bytes, comm
         finally:
             process.wait()
             os.close(master)
+            # Others look at this node's tables, and not all of them can read what is no UTF-8
+            worker.send(wire.CANT_DO, function + ODD)
+            worker.send_bytes(b"drop function " + function + ODD + b"\n")
+            assert worker.expect(TEXT) == b"OK"
     # Then the name is there to be read, and nothing else of it
     assert process.returncode == 0
     text = seen.decode()
