@@ -131,7 +131,7 @@ class Context:
         character = control_character(name)
         if character is None:
             return False
-        text = f"The function name has the control character 0x{character:02x}: use another name"
+        text = f"The function name has the control character {character}: use another name"
         self.refuse(connection, INVALID_ARGUMENT, text)
         return True
 

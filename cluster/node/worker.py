@@ -99,7 +99,9 @@ class WorkerVerbs:
     def set_client_id(self, connection: Connection, body: bytes) -> None:
         """SET_CLIENT_ID: cut to what gearmand keeps; white space would break `workers`."""
         words = body.split(b"\0", 1)[0].split()
-        connection.client_id = for_text_protocol(b"_".join(words))[: wire.CLIENT_ID_BYTES_MAX] or b"-"
+        shown = for_text_protocol(b"_".join(words))[: wire.CLIENT_ID_BYTES_MAX]
+        # What was cut off may have been all that was no UTF-8
+        connection.client_id = for_text_protocol(shown)[: wire.CLIENT_ID_BYTES_MAX] or b"-"
 
     def all_yours(self, connection: Connection, body: bytes) -> None:
         """ALL_YOURS: a worker that has no other server. Nothing here depends on it."""

@@ -449,24 +449,65 @@ def test_a_tab_belongs_to_a_function_s_name() -> None:
     assert admin.command("drop function site\tother") == b"OK\r\n"
 
 
-@pytest.mark.parametrize("command", ["create function f\x1b[2J", "maxqueue f\x1b[2J 1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "create function f\x1b[2J",
+        "maxqueue f\x1b[2J 1",
+        "create function f\x9b2J",
+        "create function f\x85",
+        "maxqueue f\u2028 1",
+        "maxqueue f\u202e 1",
+    ],
+)
 def test_text_commands_make_no_function_with_control_characters(command: str) -> None:
     bench = Bench()
     assert bench.peer().command(command).startswith(b"ERR INVALID_ARGUMENTS ")
     assert not bench.node.ledger.functions
 
 
+@pytest.mark.parametrize("character", ["\x1b", "\x85", "\x9b", "\u2028", "\u2029", "\u202e", "\u2066"])
+def test_no_packet_makes_a_function_with_control_characters(character: str) -> None:
+    bench = Bench()
+    peer = bench.peer()
+    name = f"f{character}".encode()
+    for packet_type, arguments in (
+        (wire.CAN_DO, (name,)),
+        (wire.CAN_DO_TIMEOUT, (name, b"1000")),
+        (wire.SUBMIT_JOB, (name, b"", b"")),
+        (wire.SUBMIT_JOB_BG, (name, b"", b"")),
+        (wire.SUBMIT_JOB_EPOCH, (name, b"", b"9999999999", b"")),
+    ):
+        ((answer, code, _),) = peer.ask(packet_type, *arguments)
+        assert (answer, code) == (wire.ERROR, b"INVALID_ARGUMENT")
+    assert not bench.node.ledger.functions
+
+
+def test_a_name_of_latin_1_is_passed_on_as_it_is() -> None:
+    bench = Bench()
+    worker, admin = bench.peer(), bench.peer()
+    worker.say(wire.CAN_DO, b"gr\xf6\xdfe\x85")
+    assert admin.command("status") == b"gr\xf6\xdfe\x85\t0\t0\t1\n.\n"
+
+
+def test_a_client_id_begins_no_escape_code_when_it_is_cut() -> None:
+    bench = Bench()
+    client, admin = bench.peer(), bench.peer()
+    client.say(wire.SET_CLIENT_ID, ("me\x9b" + "x" * 200).encode() + b"\xff")
+    assert b" me\\x9bxxx" in admin.command("workers")
+
+
 def test_what_strangers_wrote_breaks_no_line_of_the_text_protocol() -> None:
     # Given a function that an earlier release took, and a unique: both with a line end and an escape code
     bench = Bench()
-    name = b"f\n.\x1b[2J"
+    name = "f\n.\x1b[2J\x85\u202e".encode()
     bench.node.ledger.function(name).limits = QueueLimits(1, 2, 3)
     client, admin = bench.peer(), bench.peer()
     client.say(wire.CAN_DO, name)
     client.ask(wire.SUBMIT_JOB_BG, name, b"u\n.\x7f", b"")
     client.ask(wire.SET_CLIENT_ID, b"me\x1b]0;title\x07")
     # Then each stays in its line
-    shown = b"f\\x0a.\\x1b[2J"
+    shown = b"f\\x0a.\\x1b[2J\\x85\\u202e"
     assert admin.command("status") == shown + b"\t1\t0\t1\n.\n"
     assert admin.command("prioritystatus") == shown + b"\t0\t1\t0\t1\n.\n"
     assert admin.command("show maxqueue") == shown + b"\t1\t2\t3\n.\n"

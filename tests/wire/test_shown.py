@@ -63,6 +63,38 @@ def test_a_name_stays_in_its_line_of_the_text_protocol(name: bytes) -> None:
     assert (shown == name) == (control_character(name) is None)
 
 
+@given(st.lists(NASTY | st.characters(codec="utf-8"), max_size=30).map("".join))
+def test_a_name_of_utf_8_ends_no_line_and_begins_no_escape_code(text: str) -> None:
+    name = text.encode(errors="ignore")
+    shown = for_text_protocol(name).decode()
+    assert len(shown.splitlines()) <= 1
+    assert not any("\x80" <= each <= "\x9f" for each in shown)
+    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    assert (shown.encode() == name) == (control_character(name) is None)
+
+
+@pytest.mark.parametrize(
+    ("name", "character", "shown"),
+    [
+        ("f\x9b2J".encode(), "U+009B", b"f\\x9b2J"),
+        ("f\x85g\t1".encode(), "U+0085", b"f\\x85g\t1"),
+        ("f\u2028\u2029".encode(), "U+2028", b"f\\u2028\\u2029"),
+        ("größe\u202egnp".encode(), "U+202E", "größe\\u202egnp".encode()),
+        ("f\u2066".encode(), "U+2066", b"f\\u2066"),
+        (b"f\x1b\xc2\x9b", "0x1b", b"f\\x1b\\x9b"),
+        # Written with a joiner, and with a direction mark
+        ("می\u200cخواهم\u200f".encode(), None, "می\u200cخواهم\u200f".encode()),
+        # No UTF-8: Latin-1, Windows-1252, GBK
+        (b"gr\xf6\xdfe", None, b"gr\xf6\xdfe"),
+        (b"\x80uro\x85", None, b"\x80uro\x85"),
+        ("镕".encode("gbk"), None, "镕".encode("gbk")),
+    ],
+)
+def test_control_characters_beyond_ascii(name: bytes, character: str | None, shown: bytes) -> None:
+    assert control_character(name) == character
+    assert for_text_protocol(name) == shown
+
+
 @given(st.binary(max_size=40), st.integers(1, 20))
 def test_a_label_is_short_and_prints(name: bytes, characters_max: int) -> None:
     label = for_label(name, characters_max)
