@@ -17,10 +17,12 @@ from typing import Final, NamedTuple
 MARK_SHARE: Final = 0.8  # of what there is, where the operator says nothing
 RESUME_SHARE: Final = 0.9  # of the mark, or of the jobs that brought it there
 CEILING_SHARE: Final = 1.1  # of the mark: refused, whatever the jobs take
+EMPTY_GROWTH_BYTES: Final = 16 * 1024 * 1024  # of a node without jobs between its start and its work
 START_SHARE: Final = 0.95  # of what there is, while the journal is read
 LOOK_BYTES_MAX: Final = 8 * 1024 * 1024
 LOOK_BYTES_MIN: Final = 256 * 1024
 JOB_BYTES: Final = 500  # of a job in memory beside its payload, about
+_GIVE_STEP_BYTES: Final = 32 * 1024 * 1024  # what an operator is told to give is a multiple of this
 _UNLIMITED_FROM: Final = 1 << 60  # version 1 of cgroups writes the largest number of pages
 
 
@@ -99,6 +101,7 @@ class Memory:
         """`max_bytes` 0: a share of what is available."""
         self.available = available
         self.mark_bytes = max_bytes or int(available.size_bytes * MARK_SHARE)
+        self.source = "--max-memory" if max_bytes else f"{MARK_SHARE:.0%} of {available.source}"
         self.look_bytes = max(LOOK_BYTES_MIN, min(LOOK_BYTES_MAX, self.mark_bytes // 64))
         self.full = False
         self._jobs_bytes = 0  # when it was full last
@@ -127,6 +130,23 @@ class Memory:
         return (
             f"this node has no memory for more jobs (more than {self.mark_bytes >> 20} MiB are in use): add "
             "workers, and submit again when jobs are done; or raise --max-memory, if there is more"
+        )
+
+    def empty_fault(self, resident_bytes: int) -> str | None:
+        """Why the start cannot go on, before any job is there: without jobs it would be full, for ever."""
+        needed_bytes = resident_bytes + EMPTY_GROWTH_BYTES
+        if not self.mark_bytes or self.mark_bytes * RESUME_SHARE > needed_bytes:
+            return None
+        mark = -(-2 * needed_bytes // _GIVE_STEP_BYTES) * (_GIVE_STEP_BYTES >> 20)
+        if self.source == "--max-memory":
+            remedy = f"give --max-memory {mark}M or more, or leave it out"
+        else:
+            size = int(mark / MARK_SHARE)
+            remedy = f"raise {self.available.source} to {size}M or more, or give --max-memory {mark}M"
+        return (
+            f"the memory from which on background jobs are refused is {self.mark_bytes >> 10} KiB "
+            f"({self.source}), and a node without any job takes {resident_bytes >> 20} MiB and soon "
+            f"{needed_bytes >> 20}: it would refuse all of them, for ever. {remedy[0].upper()}{remedy[1:]}"
         )
 
     def start_fault(self, resident_bytes: int, read_bytes: int) -> str | None:

@@ -172,6 +172,8 @@ class Server:
         settings = self.settings
         now = time.time()
         tls = tls_context(settings)  # what it says is wrong comes before anything is made
+        if fault := self._memory.empty_fault(_resident_bytes()):
+            raise StartError(fault)
         self.node.begin_turn(now, time.monotonic())
         if self._life is not None:
             await self._join(self._life, socks[0])
@@ -789,8 +791,8 @@ class Server:
                 "background jobs are refused: there is no memory for more",
                 resident_bytes=resident_bytes,
                 max_memory_bytes=memory.mark_bytes,
+                of=memory.source,
                 available_bytes=memory.available.size_bytes,
-                of=memory.available.source,
                 payload_bytes=ledger.payload_bytes,
                 jobs=ledger.count(),
                 remedy="add workers, which make room; or give the node more memory, or raise --max-memory",

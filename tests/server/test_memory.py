@@ -119,6 +119,42 @@ def test_the_mark_is_a_share_of_what_there_is_or_what_the_operator_says() -> Non
     assert unknown.start_fault(1 << 50, 0) is None
 
 
+@pytest.mark.parametrize(
+    ("max_bytes", "available_bytes", "words"),
+    [
+        (1024, 8 * GIB, "Give --max-memory 160M or more"),
+        (70 * MIB, 8 * GIB, "(--max-memory)"),
+        (0, 64 * MIB, "(80% of the cgroup's limit)"),
+        (0, 64 * MIB, "Raise the cgroup's limit to 200M or more"),
+    ],
+)
+def test_a_mark_below_what_a_node_without_jobs_takes_is_refused_in_words(
+    max_bytes: int, available_bytes: int, words: str
+) -> None:
+    memory = Memory(max_bytes, Available(available_bytes, "the cgroup's limit"))
+    fault = memory.empty_fault(60 * MIB)
+    assert fault is not None
+    assert words in fault
+    assert "takes 60 MiB" in fault
+
+
+def test_a_mark_above_what_a_node_without_jobs_takes_is_taken() -> None:
+    for max_bytes, available_bytes in ((100 * MIB, 8 * GIB), (0, 128 * MIB), (0, 0)):
+        assert Memory(max_bytes, Available(available_bytes, "")).empty_fault(60 * MIB) is None
+
+
+@pytest.mark.parametrize("size", ["1K", "40M"])
+def test_a_node_does_not_start_with_too_little_for_any_job(start_node: StartNode, size: str) -> None:
+    node = start_node()
+    node.kill()
+    node.options = ["--max-memory", size]
+    node.spawn()
+    assert node.wait_for_exit() == 1
+    said = [event for event in node.log_events if event["event"] == "cannot start"]
+    assert "--max-memory" in str(said[-1]["reason"])
+    assert "without any job" in str(said[-1]["reason"])
+
+
 def test_it_is_full_from_the_mark_on_and_has_room_again_below_it() -> None:
     memory = Memory(100, Available(0, ""))
     steps = [
@@ -213,6 +249,7 @@ def test_background_jobs_are_refused_from_the_mark_on_until_there_is_room(
     assert client.submit(b"f", PAYLOAD, background=True)
     # And each was told once
     assert len(events(node, "are refused")) == 1
+    assert events(node, "are refused")[0]["of"] == "--max-memory"
     assert len(events(node, "accepted again")) == 1
 
 
