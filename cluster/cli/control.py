@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from client_ha.addresses import Server, parse_server
+from client_ha.addresses import SERVERS_ENVIRONMENT, Server, parse_server
 from client_ha.errors import InvalidArgument
-from cluster.cli.servers import Failed, NoServer, complain, timeout_option
+from cluster.cli.servers import Failed, NoServer, complain, look_up, sources, timeout_option
 
 if TYPE_CHECKING:
     from cluster.server.channels import PeerTls
@@ -31,7 +31,10 @@ Request = Callable[["ControlClient", "FleetStatus"], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """Nodes of one fleet, and how to reach them. `tls_host`: what their certificates are for, if not that."""
+    """Nodes of one fleet, and how to reach them. `tls_host`: what their certificates are for, if not that.
+
+    Without addresses nobody named them: found_peers finds them, so that who needs none looks nothing up.
+    """
 
     addresses: tuple[Server, ...]
     timeout_seconds: float = ANSWER_SECONDS
@@ -41,8 +44,10 @@ class Peers:
 
 
 def peer_addresses(text: str | None) -> tuple[Server, ...]:
-    """Nodes from an option, else from GEARFLEET_PEER, else this machine's."""
-    text = text or os.environ.get(PEER_ENVIRONMENT, "").strip() or PEER_DEFAULT
+    """Nodes from an option, else from GEARFLEET_PEER; none when neither says anything."""
+    text = text or os.environ.get(PEER_ENVIRONMENT, "").strip()
+    if not text:
+        return ()
     try:
         found = tuple(
             dict.fromkeys(parse_server(part, PEER_PORT) for part in text.split(",") if part.strip())
@@ -52,6 +57,28 @@ def peer_addresses(text: str | None) -> tuple[Server, ...]:
     if not 0 < len(found) <= PEERS_MAX:
         raise click.UsageError(f"--peer: give 1 to {PEERS_MAX} nodes as HOST:PORT, with commas between them")
     return found
+
+
+def unnamed_peers() -> tuple[Server, ...]:
+    """The hosts of GEARMAN_SERVERS, by the default peer port; without that this machine's node.
+
+    Whose environment names a fleet means that one, and not the node that happens to run here.
+    Raises NoServer.
+    """
+    text = os.environ.get(SERVERS_ENVIRONMENT, "").strip()
+    if not text:
+        return (parse_server(PEER_DEFAULT),)
+    try:
+        servers = look_up(sources(text))
+    except (click.UsageError, NoServer) as error:
+        remedy = "Or name the nodes: --peer HOST:PORT"
+        raise type(error)(f"{SERVERS_ENVIRONMENT}: {error.message}. {remedy}") from None
+    return tuple(dict.fromkeys(Server(server.host, PEER_PORT) for server in servers))[:PEERS_MAX]
+
+
+def found_peers(peers: Peers) -> Peers:
+    """These nodes, or those that the environment means. Raises NoServer."""
+    return peers if peers.addresses else replace(peers, addresses=unnamed_peers())
 
 
 def peer_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> "PeerTls | None":
@@ -125,7 +152,8 @@ def peer_options(*, timeout: bool = True) -> Callable[[Callable[..., Any]], Call
             "--peer",
             metavar="HOST:PORT,…",
             help="Nodes of the fleet, by their peer port; the first that answers is asked.  "
-            f"[{PEER_ENVIRONMENT}; default: {PEER_DEFAULT}]",
+            f"[{PEER_ENVIRONMENT}; default: the hosts of {SERVERS_ENVIRONMENT} with port {PEER_PORT}, else "
+            f"{PEER_DEFAULT}]",
         ),
         click.option(
             "--secret-file",
@@ -172,6 +200,8 @@ def ask(peers: Peers, request: Request[Answer], *, slots: bool = False) -> Answe
     sent to one node only. Raises NoServer and Failed."""
     from cluster.server.control import ControlError, ControlUnproved
 
+    named = bool(peers.addresses)
+    peers = found_peers(peers)
     try:
         try:
             return asyncio.run(_ask(peers, request, slots))
@@ -182,6 +212,13 @@ def ask(peers: Peers, request: Request[Answer], *, slots: bool = False) -> Answe
             return asyncio.run(_ask(replace(peers, secrets=secrets), request, slots))
     except ControlError as error:
         raise Failed(str(error)) from None
+    except NoServer as error:
+        if named or not os.environ.get(SERVERS_ENVIRONMENT, "").strip():
+            raise
+        raise NoServer(
+            f"{error.message}. These are the hosts of {SERVERS_ENVIRONMENT}: where the peer port is not "
+            f"{PEER_PORT}, give --peer HOST:PORT or set {PEER_ENVIRONMENT}"
+        ) from None
 
 
 async def _ask(peers: Peers, request: Request[Answer], slots: bool) -> Answer:

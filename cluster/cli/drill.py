@@ -18,7 +18,7 @@ import click
 
 from client_ha.addresses import Server
 from cluster.cli import EXIT_USAGE
-from cluster.cli.control import Peers, peer_options, secrets_from_etcd
+from cluster.cli.control import Peers, found_peers, peer_options, secrets_from_etcd
 from cluster.cli.fleet import json_option
 from cluster.cli.nodes import faults as faults_of
 from cluster.cli.sections import SectionCommand, SectionOption
@@ -358,7 +358,8 @@ def drill(
         raise click.UsageError(str(error)) from None
     # What clients and workers say about lost connections is what a drill is for.
     logging.getLogger("client_ha").setLevel(logging.CRITICAL)
-    return asyncio.run(_drill(peers, servers, means, Wishes(**wishes)))
+    # Outside of the event loop: names are looked up in one of their own.
+    return asyncio.run(_drill(found_peers(peers), servers, means, Wishes(**wishes)))
 
 
 async def _drill(peers: Peers, servers: Servers, means: "Means", wishes: Wishes) -> int:

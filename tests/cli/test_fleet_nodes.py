@@ -362,6 +362,65 @@ def test_where_nobody_listens_the_exit_code_is_3(
         assert b"no node answered. nothing answers at 127.0.0.1:1 (Connection refused)" in ended.err
 
 
+FLEET_COMMANDS = [
+    ["nodes"],
+    ["map"],
+    ["slots"],
+    ["drain", "a"],
+    ["join", "a"],
+    ["forget", "a"],
+    ["promote", "--lossy"],
+]
+
+
+@pytest.mark.parametrize("command", FLEET_COMMANDS)
+def test_the_hosts_of_the_environment_s_servers_are_asked_and_not_this_machine(
+    command: list[str], gearfleet: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAN_SERVERS", "127.0.0.9:1,[::1]:2,127.0.0.9:3")
+    ended = gearfleet(*command)
+    assert ended.code == 3
+    assert ended.err.count(b"127.0.0.9:4731") == 1
+    assert b"[::1]:4731" in ended.err
+    assert b"127.0.0.1" not in ended.err
+    assert b"give --peer HOST:PORT or set GEARFLEET_PEER" in ended.err
+
+
+def test_an_option_and_a_variable_of_their_own_go_before_the_environment_s_servers(
+    gearfleet: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAN_SERVERS", "127.0.0.9")
+    monkeypatch.setenv("GEARFLEET_PEER", "127.0.0.8:1")
+    for words, asked in (([], b"127.0.0.8:1"), (["--peer", "127.0.0.7:1"], b"127.0.0.7:1")):
+        ended = gearfleet("nodes", *words)
+        assert asked in ended.err
+        assert b"127.0.0.9" not in ended.err
+        assert b"GEARMAN_SERVERS" not in ended.err
+
+
+def test_servers_that_a_name_tells_are_looked_up(
+    gearfleet: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAN_SERVERS", "dns://127.0.0.9:4730")
+    ended = gearfleet("nodes")
+    assert ended.code == 3
+    assert b"127.0.0.9:4731" in ended.err
+
+
+@pytest.mark.parametrize(("servers", "code"), [("h:x", 2), ("etcd://127.0.0.1:1/fleet", 3)])
+def test_servers_that_cannot_be_found_are_no_reason_to_ask_this_machine(
+    servers: str, code: int, gearfleet: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAN_SERVERS", servers)
+    ended = gearfleet("nodes")
+    assert ended.code == code
+    assert b"GEARMAN_SERVERS" in ended.err
+    assert b"--peer HOST:PORT" in ended.err
+    assert b"4731" not in ended.err
+    # The init system's command knows its node, and looks up nobody.
+    assert b"GEARMAN_SERVERS" not in gearfleet("drain", "--self").err
+
+
 def test_a_node_that_stands_alone_has_nobody_to_give_to(gearfleet: RunCommand) -> None:
     ended = gearfleet("drain", "--self")
     assert ended.code == 1
