@@ -16,6 +16,7 @@ IDLE_FUNCTIONS_MAX: Final = 4096  # kept without a job or a worker; each costs a
 # What `Function.counts` counts: how jobs ended (numbered as in the DONE entry), and why some came back.
 OUTCOMES: Final = ("completed", "failed", "exception", "timed_out", "cancelled", "out_of_retries")
 RETURNS: Final = ("worker_lost", "time_limit", "not_reclaimed", "given_back")
+CANCELLED: Final = OUTCOMES.index("cancelled")
 WORKER_LOST, OVERDUE, NOT_RECLAIMED, GIVEN_BACK = range(len(OUTCOMES), len(OUTCOMES) + len(RETURNS))
 # A cancelled job stays in its queue as a husk until it is reached, or until husks are this many and
 # more than half of the queue.
@@ -78,6 +79,11 @@ class Function:
     def idle(self) -> bool:
         """No job, no worker, no limit: nothing but its past speaks for keeping it in the list."""
         return not self.total and not self.workers and self.limits is None
+
+    @property
+    def served(self) -> bool:
+        """Whether a worker has ever had a job of it in hand, as far as it is over: a cancel needs none."""
+        return sum(self.counts) > self.counts[CANCELLED]
 
     def __repr__(self) -> str:
         return f"<Function {self.name!r} total={self.total} running={self.running}>"

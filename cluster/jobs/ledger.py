@@ -49,7 +49,10 @@ class Ledger:
         self.monotonic_seconds = 0.0  # the turn's
         # Since when functions are idle, the longest first. Some may have come back to life meanwhile: to
         # notice that at once would cost each submit something.
+        # Those that no worker ever served stand apart, and go first when there are too many: who only invents
+        # names must not push out those of the others.
         self.resting: OrderedDict[Function, float] = OrderedDict()
+        self.resting_unserved: OrderedDict[Function, float] = OrderedDict()
         self.functions: dict[bytes, Function] = {}
         self.payload_bytes = 0  # of all living jobs
         self.tables = [SlotTable() for _ in range(slot_count)]
@@ -85,26 +88,32 @@ class Ledger:
             self.forget_if_idle(function)
             return
         self._drop_husks(function)
-        self.resting[function] = self.monotonic_seconds
-        self.resting.move_to_end(function)
-        while len(self.resting) > self.idle_functions_max:
-            self._forget_longest_resting()
+        self._no_longer_rests(function)
+        resting = self.resting if function.served else self.resting_unserved
+        resting[function] = self.monotonic_seconds
+        while len(self.resting) + len(self.resting_unserved) > self.idle_functions_max:
+            self._forget_longest_resting(self.resting_unserved or self.resting)
 
     def forget_rested(self) -> None:
         """Forget the functions that have been idle for long enough."""
         before = self.monotonic_seconds - self.idle_seconds
-        while self.resting and next(iter(self.resting.values())) <= before:
-            self._forget_longest_resting()
+        for resting in (self.resting, self.resting_unserved):
+            while resting and next(iter(resting.values())) <= before:
+                self._forget_longest_resting(resting)
 
-    def _forget_longest_resting(self) -> None:
-        function, _ = self.resting.popitem(last=False)
+    def _forget_longest_resting(self, resting: OrderedDict[Function, float]) -> None:
+        function, _ = resting.popitem(last=False)
         self.forget_if_idle(function)
+
+    def _no_longer_rests(self, function: Function) -> None:
+        self.resting.pop(function, None)
+        self.resting_unserved.pop(function, None)
 
     def forget_if_idle(self, function: Function) -> None:
         """Keep no function that has no job, no worker and no limit."""
         if function.idle and self.functions.pop(function.name, None) is not None:
             self._keep_counts(function)
-            self.resting.pop(function, None)
+            self._no_longer_rests(function)
             self._drop_husks(function)
 
     def _drop_husks(self, function: Function) -> None:

@@ -314,7 +314,8 @@ class Settings(BaseSettings):
         4096,
         ge=1,
         le=2**20,
-        description="How many such functions; beyond it those idle for longest are forgotten.",
+        description="How many such functions; beyond it those that no worker ever served are forgotten "
+        "first, then those idle for longest.",
         json_schema_extra=_in("Jobs"),
     )
     worker_wakeup: int = Field(

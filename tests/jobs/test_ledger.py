@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from cluster.jobs import HIGH, LOW, NORMAL, PENDING, RECLAIM, Job, Ledger, QueueLimits, Worker
-from cluster.jobs.function import HUSKS_BEFORE_SWEEP
+from cluster.jobs.function import CANCELLED, HUSKS_BEFORE_SWEEP, OUTCOMES
 from cluster.jobs.worker import FORGIVEN_MAX
 
 _numbers = count(1)
@@ -265,6 +265,7 @@ def test_an_idle_function_is_kept_for_a_while() -> None:
     ledger.forget_rested()
     assert not ledger.functions
     assert not ledger.resting
+    assert not ledger.resting_unserved
 
 
 def test_a_function_that_lives_when_its_time_is_over_stays() -> None:
@@ -282,7 +283,42 @@ def test_only_so_many_idle_functions_are_kept_those_idle_for_longest_go() -> Non
     ledger = Ledger(1, idle_seconds=10.0, idle_functions_max=3)
     for name in (b"a", b"b", b"c", b"a", b"d", b"e"):
         ledger.finish(add(ledger, name))
-    assert set(ledger.functions) == {function.name for function in ledger.resting} == {b"a", b"d", b"e"}
+    assert set(ledger.functions) == {b"a", b"d", b"e"}
+    assert {function.name for function in ledger.resting_unserved} == {b"a", b"d", b"e"}
+
+
+def serve(ledger: Ledger, name: bytes) -> None:
+    """A job comes and is completed."""
+    job = add(ledger, name)
+    job.function.counts[OUTCOMES.index("completed")] += 1
+    ledger.finish(job)
+
+
+def test_names_that_nobody_ever_served_push_out_none_that_somebody_did() -> None:
+    # Given functions that had jobs, and are idle
+    ledger = Ledger(1, idle_seconds=10.0, idle_functions_max=3)
+    serve(ledger, b"a")
+    serve(ledger, b"b")
+    # When somebody registers and takes back many others, and cancels jobs of more
+    stranger = Worker(None)
+    for number in range(20):
+        ledger.can_do(stranger, b"junk-%d" % number)
+        ledger.cannot_do(stranger, ledger.function(b"junk-%d" % number))
+        job = add(ledger, b"cancelled-%d" % number)
+        job.function.counts[CANCELLED] += 1
+        ledger.finish(job)
+    # Then his own go, as many as are too many
+    assert set(ledger.functions) == {b"a", b"b", b"cancelled-19"}
+    # And one that is served after all stands with the others: there the one idle for longest goes
+    serve(ledger, b"cancelled-19")
+    assert not ledger.resting_unserved
+    serve(ledger, b"c")
+    assert set(ledger.functions) == {b"b", b"cancelled-19", b"c"}
+    # And all are forgotten in the end
+    ledger.can_do(stranger, b"junk")
+    ledger.monotonic_seconds = 10.0
+    ledger.forget_rested()
+    assert set(ledger.functions) == {b"junk"}
 
 
 def test_a_running_job_keeps_its_function_without_any_worker() -> None:

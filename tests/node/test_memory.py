@@ -20,6 +20,7 @@ def assert_nothing_is_kept(bench: Bench) -> None:
     node.begin_turn(bench.wall + ledger.idle_seconds, bench.monotonic + ledger.idle_seconds)
     ledger.forget_rested()
     assert not ledger.resting
+    assert not ledger.resting_unserved
     assert not ledger.functions
     assert not any(ledger.ready)
     assert not ledger.stirred

@@ -260,6 +260,25 @@ def test_counts_outlive_their_function() -> None:
     assert counts(bench)[entries.COMPLETED] == 1
 
 
+def test_a_stranger_s_many_names_push_out_no_function_that_was_served() -> None:
+    # Given a function whose worker died after its job
+    bench = Bench(idle_functions_max=10)
+    background(bench, b"1")
+    worker, stranger, admin = bench.worker(b"f"), bench.peer(), bench.peer()
+    handle = grabbed(worker)
+    assert handle is not None
+    worker.ask(wire.WORK_COMPLETE, handle, b"")
+    worker.leave()
+    # When somebody registers and takes back more names than are kept
+    for number in range(25):
+        stranger.say(wire.CAN_DO, b"junk-%d" % number)
+        stranger.say(wire.CANT_DO, b"junk-%d" % number)
+    # Then it is listed still, and so many others that they are not too many
+    rows = admin.command("status").splitlines()
+    assert rows[0] == b"f\t0\t0\t0"
+    assert len(rows) == 10 + 1
+
+
 def test_names_whose_counts_are_kept_are_bounded() -> None:
     bench = Bench()
     ledger = bench.node.ledger
