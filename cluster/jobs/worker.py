@@ -37,12 +37,14 @@ class Worker:
         self.noop_sent = False  # at most one NOOP until the next grab
         self.served = 0
         self.registered = 0
-        # Handles whose next result is neither wanted nor an error: the job was cancelled while this
-        # worker ran it, or ended with an exception (many libraries send WORK_FAIL after one).
-        self.forgiven: dict[bytes, None] = {}
+        # Handles whose next result is neither wanted nor an error: the job was taken from this worker while
+        # it ran it, or ended with an exception. True: that exception has come. Many libraries send WORK_FAIL
+        # or WORK_COMPLETE behind one; both together are one result.
+        self.forgiven: dict[bytes, bool] = {}
 
-    def forgive(self, handle: bytes) -> None:
-        """Expect a result for a job that is over."""
-        self.forgiven[handle] = None
+    def forgive(self, handle: bytes, *, excepted: bool = False) -> None:
+        """Expect a result for a job that is over, or the rest of it when its exception has come."""
+        self.forgiven.pop(handle, None)  # it becomes the youngest
+        self.forgiven[handle] = excepted
         if len(self.forgiven) > FORGIVEN_MAX:
             del self.forgiven[next(iter(self.forgiven))]

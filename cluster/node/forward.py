@@ -680,7 +680,10 @@ class Forwarder:
         name = self._fleet.primary_names[request.slot]
         if name is not None and name in self.channels and (back or name != connection.node):
             if request.packet_type in _FINAL:
-                self.guests.pop(request.body.split(b"\0", 1)[0], None)
+                handle = request.body.split(b"\0", 1)[0]
+                self.guests.pop(handle, None)
+                if request.packet_type == wire.WORK_EXCEPTION and connection.worker and not connection.node:
+                    connection.worker.forgive(handle, excepted=True)  # WORK_FAIL may follow
             self._tell(name, request.packet_type, request.body)
         elif request.packet_type in _FINAL:
             self.park(request)
@@ -692,6 +695,8 @@ class Forwarder:
         """A worker here runs a job whose slot goes to another node."""
         if len(self.guests) < GUESTS_MAX:
             self.guests[job.handle] = connection
+        if connection.worker is not None:
+            connection.worker.forgiven.pop(job.handle, None)  # of an earlier run: this one's result is wanted
 
     def claim_guests(self, slots: set[int]) -> None:
         """Tell the new primaries of these slots what runs here."""

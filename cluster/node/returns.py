@@ -65,6 +65,8 @@ class Returns:
             return
         worker = connection.worker
         job = worker.running.get(handle) if worker is not None else None
+        if worker is not None and connection.node is None:
+            worker.forgive(handle)  # what it still says of this run is no error
         if job is not None:
             self.lost(job, GIVEN_BACK, _pause_asked(text))
         elif context.fleet is not None:

@@ -34,7 +34,8 @@ TIMEOUT_SECONDS_MIN: Final = 1.0
 SHORT_LIMIT_MILLISECONDS: Final = 1000  # who asks for less has probably meant seconds
 ABILITIES_MAX: Final = 100_000  # functions of one connection
 WITHHELD_PER_GRAB: Final = 256  # jobs that one grab passes over
-_FINAL: Final = frozenset({wire.WORK_COMPLETE, wire.WORK_FAIL, wire.WORK_EXCEPTION})
+_LAST: Final = frozenset({wire.WORK_COMPLETE, wire.WORK_FAIL})  # nothing of a job follows these
+_FAILURES: Final = frozenset({wire.WORK_FAIL, wire.WORK_EXCEPTION})
 
 
 class WorkerVerbs:
@@ -208,6 +209,8 @@ class WorkerVerbs:
         worker = connection.worker or self.new_worker(connection)
         job = worker.running.get(handle)
         if job is None:
+            if worker.forgiven.get(handle):
+                return None  # its exception has come: what follows is no success
             job = self._context.find_handle(handle)
             if job is None or not _waits_again(job):
                 return None
@@ -261,9 +264,7 @@ class WorkerVerbs:
     def fail(self, connection: Connection, body: bytes) -> None:
         """WORK_FAIL."""
         handle = body.split(b"\0", 1)[0]
-        if self._failed_late(connection, handle):
-            assert connection.worker is not None
-            del connection.worker.forgiven[handle]
+        if self._failed_late(connection, handle, wire.WORK_FAIL):
             return
         job = self._held(connection, handle)
         if job is None:
@@ -277,8 +278,8 @@ class WorkerVerbs:
     def exception(self, connection: Connection, body: bytes) -> None:
         """WORK_EXCEPTION ends the job; who did not ask for exceptions is told WORK_FAIL."""
         handle = body.split(b"\0", 1)[0]
-        if self._failed_late(connection, handle):
-            return  # a WORK_FAIL may follow
+        if self._failed_late(connection, handle, wire.WORK_EXCEPTION):
+            return
         job = self._held(connection, handle)
         if job is None:
             self._not_held(connection, body, wire.WORK_EXCEPTION)
@@ -289,20 +290,23 @@ class WorkerVerbs:
         for client in job.clients or ():
             context.send(client, packet if client.exceptions else failure)
         assert connection.worker is not None
-        connection.worker.forgive(handle)
+        connection.worker.forgive(handle, excepted=True)
         if job.background:
             reason = events.text(body[len(handle) + 1 :]) or "WORK_EXCEPTION"
             self._context.events.note(events.FAILED, job.function.name, handle, connection, reason)
         context.end(job, entries.EXCEPTION)
 
-    def _failed_late(self, connection: Connection, handle: bytes) -> bool:
+    def _failed_late(self, connection: Connection, handle: bytes, packet_type: int) -> bool:
         """Whether a failure is of a job that was taken from this worker, because its time was over, and waits
         to be run again. HAWorker reports its own time limits so. A late success counts; this does not."""
         worker = connection.worker
         if worker is None or handle not in worker.forgiven or handle in worker.running:
             return False
         job = self._context.find_handle(handle)
-        return job is not None and _waits_again(job)
+        if job is None or not _waits_again(job):
+            return False
+        _swallow(worker, handle, packet_type)
+        return True
 
     def status(self, connection: Connection, body: bytes) -> None:
         """WORK_STATUS: kept, and told to all who wait."""
@@ -339,14 +343,19 @@ class WorkerVerbs:
         """A result for a job that this connection does not hold: another node may want it."""
         handle = body.split(b"\0", 1)[0]
         fleet = self._context.fleet
+        worker = connection.worker
+        forgiven = worker is not None and handle in worker.forgiven and handle not in worker.running
+        if forgiven and connection.node is None:
+            assert worker is not None
+            if packet_type in _FAILURES or worker.forgiven[handle]:
+                _swallow(worker, handle, packet_type)  # only a late success is wanted anywhere
+                return
         if fleet is not None and fleet.forwarder.pass_result(connection, packet_type, body, handle):
             return
-        worker = connection.worker
-        if worker is not None and handle in worker.forgiven:
-            if packet_type in _FINAL:
-                del worker.forgiven[handle]
-            return
-        if connection.node is None:
+        if forgiven:
+            assert worker is not None
+            _swallow(worker, handle, packet_type)
+        elif connection.node is None:
             self._context.refuse(connection, wire.JOB_NOT_FOUND, "Job given in work result not found")
 
     def adopt(self, worker: Worker, job: Job) -> None:
@@ -412,6 +421,14 @@ class WorkerVerbs:
     def new_worker(self, connection: Connection) -> Worker:
         connection.worker = worker = Worker(connection)
         return worker
+
+
+def _swallow(worker: Worker, handle: bytes, packet_type: int) -> None:
+    """Pass over a packet of a forgiven result; the result ends with WORK_COMPLETE or WORK_FAIL."""
+    if packet_type == wire.WORK_EXCEPTION:
+        worker.forgive(handle, excepted=True)
+    elif packet_type in _LAST:
+        del worker.forgiven[handle]
 
 
 def _waits_again(job: Job) -> bool:
