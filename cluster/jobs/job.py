@@ -48,6 +48,8 @@ REMEMBERED: Final = 2  # and its key is remembered for a while when it is over
 HIGH: Final = 0
 NORMAL: Final = 1
 LOW: Final = 2
+# Ends the key of a schedule. It must not be that of the jobs that it makes: they coalesce among themselves.
+SCHEDULE_KEY_TAIL: Final = b"\0cron"
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from cluster.jobs import (
     Job,
     JobOptions,
 )
+from cluster.jobs.job import SCHEDULE_KEY_TAIL
 from cluster.node.context import CREATED_HEADERS, Context
 from cluster.replication import entries, slot_of
 from cluster.replication.log import SLOT_COUNT, SLOT_MASK
@@ -195,10 +196,9 @@ class ClientVerbs:
         except CronError as exception:
             self._context.refuse(connection, wire.INVALID_ARGUMENT, f"SUBMIT_JOB_SCHED: {exception}")
             return
-        # A schedule's key must not be that of the jobs that it makes: they coalesce among themselves.
         options = JobOptions(due_seconds=due_seconds, cron=cron)
         self._background(
-            connection, wire.SUBMIT_JOB_SCHED, body, function, unique, payload, options, b"\0cron"
+            connection, wire.SUBMIT_JOB_SCHED, body, function, unique, payload, options, SCHEDULE_KEY_TAIL
         )
 
     def submit_reduce(self, connection: Connection, body: bytes) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from cluster.jobs import Job
-from cluster.jobs.job import PENDING, QUEUED, RECLAIM, RUNNING, SCHEDULED
+from cluster.jobs.job import PENDING, QUEUED, RECLAIM, RUNNING, SCHEDULE_KEY_TAIL, SCHEDULED
 from cluster.node.context import Context, slot_of_handle
 from cluster.replication import SLOT_COUNT, slot_of
 
@@ -165,12 +165,14 @@ def _candidates(
             page.looked_at = 1
             yield job
         return
-    if wanted.function is not None and wanted.unique is not None:
-        key = wanted.function + b"\0" + wanted.unique
-        job = tables[slot_of(key)].uniques.get(key)
-        if job is not None:
-            page.looked_at = 1
-            yield job
+    # The key of "-" is made of the payload, and could be anywhere.
+    if wanted.function is not None and wanted.unique is not None and wanted.unique != b"-":
+        of_jobs = wanted.function + b"\0" + wanted.unique
+        for key in (of_jobs, of_jobs + SCHEDULE_KEY_TAIL):
+            job = tables[slot_of(key)].uniques.get(key)
+            if job is not None:
+                page.looked_at += 1
+                yield job
         return
     for index in range(wanted.start, len(tables)):
         if page.looked_at >= JOBS_LOOKED_AT or (not wanted.oldest and len(found) >= wanted.limit):

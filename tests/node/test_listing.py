@@ -83,6 +83,31 @@ def test_filters_are_parts_that_all_have_to_fit() -> None:
     assert handles("function=nobody") == set()
 
 
+def test_a_schedule_and_the_jobs_that_it_makes_are_found_by_their_unique() -> None:
+    bench = Bench()
+    client = bench.peer()
+    schedule = submit(client, wire.SUBMIT_JOB_SCHED, b"f", b"nightly", *[b"*"] * 5, b"")
+    made = submit(client, wire.SUBMIT_JOB_BG, b"f", b"nightly", b"")
+    submit(client, wire.SUBMIT_JOB_SCHED, b"g", b"nightly", *[b"*"] * 5, b"")
+
+    def handles(*words: str) -> set[str]:
+        return {row["handle"] for row in rows(client, "function=f", "unique=nightly", *words)}
+
+    assert handles() == {schedule, made}
+    assert handles("state=scheduled") == {schedule}
+    assert client.command(f"cancel job {made}").startswith(b"OK")
+    assert handles() == {schedule}
+
+
+def test_jobs_whose_payload_is_their_key_are_found_by_a_dash() -> None:
+    bench = Bench()
+    client = bench.peer()
+    made = {submit(client, wire.SUBMIT_JOB_BG, b"f", b"-", payload) for payload in (b"1", b"2")}
+    made.add(submit(client, wire.SUBMIT_JOB_SCHED, b"f", b"-", *[b"*"] * 5, b"3"))
+    submit(client, wire.SUBMIT_JOB_BG, b"g", b"-", b"1")
+    assert {row["handle"] for row in rows(client, "function=f", "unique=-")} == made
+
+
 @pytest.mark.parametrize(
     "words", ["state=odd", "limit=0", "limit=1001", "start=1024", "oldest=x", "what=1", "f"]
 )
