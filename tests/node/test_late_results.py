@@ -191,3 +191,26 @@ def test_a_late_failure_does_not_end_a_job_that_waits_at_another_node(verb: int)
     fleet.settle()
     assert worker.take() == []
     assert heir.node.context.find_handle(handle) is not None
+
+
+def test_a_late_exception_does_not_hide_the_result_of_the_next_run_when_its_slot_goes_elsewhere() -> None:
+    fleet = SmallFleet(3)
+    fleet.start()
+    leader, handle, slot = job_at(fleet)
+    worker = leader.connect()
+    worker.send(wire.CAN_DO_TIMEOUT, b"f", b"1000")
+    assert grabs(worker) == handle
+    fleet.pass_time(1)
+    # Given a worker whose exception came too late, and that has the same job again
+    worker.send(wire.WORK_EXCEPTION, handle, b"died")
+    fleet.pass_time(1)
+    assert grabs(worker) == handle
+    # When the slot goes to another node, then this run's result ends the job there
+    fleet.etcd.put(replace(leader.member, draining=True))
+    fleet.settle()
+    assert fleet.etcd.view.map is not None
+    heir = fleet.hosts[fleet.etcd.view.map.slots[slot].primary]
+    assert heir is not leader
+    worker.send(wire.WORK_COMPLETE, handle, b"")
+    fleet.settle()
+    assert heir.node.context.find_handle(handle) is None
