@@ -10,6 +10,7 @@ from datetime import datetime
 from types import TracebackType
 
 from client_ha.addresses import AddressRemap, Server
+from client_ha.arguments import check_count, check_list, check_seconds, check_tls
 from client_ha.client import (
     CANCEL_TIMEOUT_SECONDS,
     STATUS_TIMEOUT_SECONDS,
@@ -52,6 +53,8 @@ class AsyncHAClient:
             sources = parse_sources(servers)
             router, self._discoveries = SlotRouter(sources.servers), sources.discoveries
         self._router = router
+        check_seconds("submit_timeout", submit_timeout, or_none=False)
+        check_tls(tls)
         self._submit_timeout = submit_timeout
         self._tls = tls
         self._timing = timing or Timing()
@@ -177,9 +180,12 @@ class AsyncHAClient:
         in_flight: int = SUBMIT_MANY_IN_FLIGHT,
     ) -> list[AsyncJob]:
         """Submit many background jobs, pipelined; see HAClient.submit_many."""
-        if in_flight < 1:
-            raise InvalidArgument(f"in_flight={in_flight}: must be at least 1")
+        check_count("in_flight", in_flight, least=1)
         engine = self._started()
+        check_list("payloads", payloads)
+        if uniques is not None:
+            check_list("uniques", uniques)
+        check_seconds("timeout", timeout)
         keys = None if uniques is None else iter(uniques)
         jobs: list[AsyncJob] = []
         room = _Room(in_flight)
@@ -212,8 +218,9 @@ class AsyncHAClient:
         timeout: float | None = None,
     ) -> AsyncIterator[AsyncJob]:
         """Submit a foreground job for each payload and yield those that have ended; see HAClient.map."""
-        if in_flight < 1:
-            raise InvalidArgument(f"in_flight={in_flight}: must be at least 1")
+        check_count("in_flight", in_flight, least=1)
+        check_list("payloads", payloads)
+        check_seconds("timeout", timeout)
         return self._map(function, iter(payloads), in_flight, ordered, priority, timeout)
 
     async def _map(

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from client_ha.addresses import AddressRemap, Server
+from client_ha.arguments import check_count, check_list, check_seconds, check_tls, got, text_bytes
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
 from client_ha.errors import ClientClosed, GearfleetError, InvalidArgument, NotAllAcknowledged
@@ -101,6 +102,8 @@ class HAClient:
             sources = parse_sources(servers)
             router, self._discoveries = SlotRouter(sources.servers), sources.discoveries
         self._router = router
+        check_seconds("submit_timeout", submit_timeout, or_none=False)
+        check_tls(tls)
         self._submit_timeout = submit_timeout
         self._tls = tls
         self._timing = timing or Timing()
@@ -262,6 +265,10 @@ class HAClient:
         core = self._core()
         window = _Window(in_flight)
         jobs: list[Job] = []
+        check_list("payloads", payloads)
+        if uniques is not None:
+            check_list("uniques", uniques)
+        check_seconds("timeout", timeout)
         keys = None if uniques is None else iter(uniques)
         batch: list[Job] = []
         batch_max = max(1, min(256, in_flight // 4))
@@ -310,8 +317,9 @@ class HAClient:
         Each job's `index` is its payload's position; its result() returns, or raises, at once. A failed job
         does not stop the others.
         """
-        if in_flight < 1:
-            raise InvalidArgument(f"in_flight={in_flight}: must be at least 1")
+        check_count("in_flight", in_flight, least=1)
+        check_list("payloads", payloads)
+        check_seconds("timeout", timeout)
         return self._map(function, iter(payloads), in_flight, ordered, priority, timeout)
 
     def _map(
@@ -457,6 +465,11 @@ def status_question(job: BaseJob | str, server: str | None) -> tuple[str, str | 
         if job.handle is None:
             raise InvalidArgument(f"{job!r} has no handle yet: no server has acknowledged it")
         return job.handle, job.server
+    if not isinstance(job, str):
+        raise InvalidArgument(f"job={got(job)}: give a job, its reference or its handle")
+    if server is not None and not isinstance(server, str):
+        raise InvalidArgument(f"server={got(server)}: give 'host:port', or None")
+    text_bytes("job", job)
     issuer, slashes, handle = job.partition("//")
     return (handle, issuer) if slashes else (job, server)
 
@@ -465,8 +478,7 @@ class _Window:
     """Counts what is unacknowledged and lets the submitting thread wait for room."""
 
     def __init__(self, size: int) -> None:
-        if size < 1:
-            raise InvalidArgument(f"in_flight={size}: must be at least 1")
+        check_count("in_flight", size, least=1)
         self._size = size
         self._out = 0
         self._changed = threading.Condition(threading.Lock())

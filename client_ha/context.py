@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from client_ha.arguments import check_count, data_bytes
 from client_ha.errors import InvalidArgument
 from cluster.wire import request
 from cluster.wire.packets import WORK_DATA, WORK_STATUS, WORK_WARNING
@@ -59,18 +60,16 @@ class JobContext:
 
         Raises InvalidArgument.
         """
+        check_count("numerator", numerator, least=0)
+        check_count("denominator", denominator, least=0)
         if not (0 <= numerator <= COUNT_MAX and 0 <= denominator <= COUNT_MAX):
             raise InvalidArgument(f"progress({numerator}, {denominator}): both must be from 0 to {COUNT_MAX}")
         self._send(request(WORK_STATUS, self.handle.encode(), b"%d" % numerator, b"%d" % denominator))
 
     def send_data(self, data: bytes | str) -> None:
         """Send a part of the result to the clients that wait now; servers do not keep it."""
-        self._send(request(WORK_DATA, self.handle.encode(), _bytes(data)))
+        self._send(request(WORK_DATA, self.handle.encode(), data_bytes("data", data)))
 
     def warn(self, data: bytes | str) -> None:
         """Send a warning to the clients that wait now."""
-        self._send(request(WORK_WARNING, self.handle.encode(), _bytes(data)))
-
-
-def _bytes(data: bytes | str) -> bytes:
-    return data.encode() if isinstance(data, str) else bytes(data)
+        self._send(request(WORK_WARNING, self.handle.encode(), data_bytes("data", data)))

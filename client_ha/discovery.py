@@ -28,6 +28,7 @@ from client_ha.addresses import (
     parse_servers,
     without_password,
 )
+from client_ha.arguments import got
 from client_ha.dialling import ATTEMPT_SECONDS
 from client_ha.errors import InvalidArgument
 
@@ -197,7 +198,11 @@ def parse_sources(servers: "str | Iterable[str | Server | Discovery] | None") ->
         servers = environment_servers()
     listed: list[Server] = []
     discoveries: list[Discovery] = []
+    if not isinstance(servers, Iterable):
+        raise InvalidArgument(f"servers={got(servers)}: give 'host:port,host:port', or a list of such")
     for entry in [servers] if isinstance(servers, str) else servers:
+        if not isinstance(entry, str | Server) and not hasattr(entry, "look_up"):
+            raise InvalidArgument(f"servers has {got(entry)}: give each as 'host:port'")
         if isinstance(entry, Server):
             listed.append(entry)
         elif not isinstance(entry, str):

@@ -26,6 +26,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from client_ha.addresses import AddressRemap, Server, parse_server
+from client_ha.arguments import check_seconds
 from client_ha.cancelling import Cancelling, TextAnswers
 from client_ha.connection import Connection
 from client_ha.cron import cron_fields
@@ -118,6 +119,7 @@ def prepare(
 ) -> AnyJob:
     """Check the arguments and make the job with its flight; nothing is sent. Raises InvalidArgument."""
     function_name = function_bytes(function)
+    check_seconds("timeout", submit_seconds)
     background = background or at is not None or cron is not None  # Gearman has no others for later
     if cron is not None and unique is None:
         raise InvalidArgument(
@@ -233,8 +235,19 @@ class Engine:
     # Submitting.
 
     def submit(self, job: BaseJob, timeout: float | None = None) -> None:
-        """Send a job that `prepare` made. `timeout`: seconds, see HAClient.submit."""
+        """Send a job that `prepare` made. `timeout`: seconds, see HAClient.submit. It raises nothing."""
         flight: Flight = job.flight
+        try:
+            self._submit(job, flight, timeout)
+        except Exception as error:
+            # Somebody waits for this job, in another thread perhaps: it hears of it.
+            logger.exception("the submitting of %r raised", job.function)
+            if flight.why is None:  # not counted yet
+                job._hear_end(b"", _defect(error))
+            else:
+                self._end(flight, b"", _defect(error))
+
+    def _submit(self, job: BaseJob, flight: Flight, timeout: float | None) -> None:
         if self._closed:
             job._hear_end(b"", ClientClosed("the client is closed; make a new one"))
             return
@@ -265,7 +278,17 @@ class Engine:
         flight.ticket = self._deadlines.add(flight.deadline, flight)
 
     def _place(self, flight: Flight) -> None:
-        """Send a flight to the best server that is up; let it wait when there is none."""
+        """Send a flight to the best server that is up; let it wait when there is none.
+
+        What a router of the user's own makes it raise ends this flight, and no other.
+        """
+        try:
+            self._send(flight)
+        except Exception as error:
+            logger.exception("no server was found for %r", flight.function)
+            self._end(flight, b"", _defect(error))
+
+    def _send(self, flight: Flight) -> None:
         refusals = flight.refusals
         for server in self._order(flight):
             if refusals is not None and server in refusals:
@@ -598,6 +621,7 @@ class Engine:
 
     async def cancel(self, handle: str, server: str | None, seconds: float) -> bool:
         """See HAClient.cancel."""
+        check_seconds("timeout", seconds, or_none=False)
         check_handle(handle)
         return await self._cancelling.cancel(
             handle, None if server is None else parse_server(server), seconds
@@ -605,6 +629,7 @@ class Engine:
 
     async def cancel_unique(self, function: bytes, unique: bytes, seconds: float) -> bool:
         """See HAClient.cancel_unique."""
+        check_seconds("timeout", seconds, or_none=False)
         return await self._cancelling.cancel_unique(function, unique, seconds)
 
     def _next_change(self) -> asyncio.Future[None]:
@@ -622,6 +647,7 @@ class Engine:
 
     async def status(self, handle: str, server: str | None, seconds: float) -> JobStatus:
         """Ask the server that issued the handle, then the others. See HAClient.status."""
+        check_seconds("timeout", seconds, or_none=False)
         check_handle(handle)
         question = request(GET_STATUS, handle.encode())
         issuer = None if server is None else parse_server(server)
@@ -632,6 +658,7 @@ class Engine:
 
     async def status_unique(self, unique: bytes, seconds: float) -> JobStatus:
         """Ask all servers. See HAClient.status_unique."""
+        check_seconds("timeout", seconds, or_none=False)
         question = request(GET_STATUS_UNIQUE, unique)
         return await self._ask(lambda: [list(self._links)], "uniques", question, seconds)
 
@@ -683,6 +710,13 @@ class Engine:
                     await changed
             except TimeoutError:
                 raise NoServerAvailable("a question for a job's status", seconds, self._attempts()) from None
+
+
+def _defect(error: Exception) -> GearfleetError:
+    """What a job ends with when the engine itself, or the user's router, raised."""
+    ended = GearfleetError(f"the client failed on this job: {type(error).__name__}: {error}; see its log")
+    ended.__cause__ = error
+    return ended
 
 
 def check_handle(handle: str) -> None:

@@ -7,6 +7,7 @@ from math import ceil
 from typing import Final, Literal
 
 from client_ha.addresses import Server
+from client_ha.arguments import data_bytes, got, name_bytes
 from client_ha.connection import Connection
 from client_ha.cron import CronFields
 from client_ha.errors import InvalidArgument
@@ -111,21 +112,19 @@ class Flight:
 
 def function_bytes(function: str | bytes) -> bytes:
     """Check a function's name. Raises InvalidArgument."""
-    name = function.encode() if isinstance(function, str) else bytes(function)
+    name = name_bytes("the function's name", function)
     if not name:
         raise InvalidArgument("the function's name is empty")
     if len(name) > FUNCTION_BYTES_MAX:
         raise InvalidArgument(
             f"the function's name has {len(name)} bytes; Gearman's limit is {FUNCTION_BYTES_MAX} bytes"
         )
-    if b"\0" in name:
-        raise InvalidArgument("the function's name contains a NUL byte; Gearman separates arguments with it")
     return name
 
 
 def unique_bytes(unique: str | bytes) -> bytes:
     """Check a unique key. Raises InvalidArgument."""
-    key = unique.encode() if isinstance(unique, str) else bytes(unique)
+    key = name_bytes("the unique key", unique)
     if not key:
         raise InvalidArgument("the unique key is empty; leave it out (None) and the job gets one of its own")
     if key == b"-":
@@ -137,22 +136,12 @@ def unique_bytes(unique: str | bytes) -> bytes:
         raise InvalidArgument(
             f"the unique key has {len(key)} bytes; the limit is {UNIQUE_BYTES_MAX} bytes: use a hash of it"
         )
-    if b"\0" in key:
-        raise InvalidArgument("the unique key contains a NUL byte; Gearman separates arguments with it")
     return key
 
 
 def payload_bytes(payload: bytes | str) -> bytes:
     """Check a payload; str becomes UTF-8. Raises InvalidArgument."""
-    if isinstance(payload, str):
-        payload = payload.encode()
-    elif not isinstance(payload, bytes):
-        try:
-            payload = bytes(memoryview(payload))
-        except TypeError:
-            raise InvalidArgument(
-                f"the payload is {type(payload).__name__}; give bytes or str, such as json.dumps(value)"
-            ) from None
+    payload = data_bytes("the payload", payload)
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise InvalidArgument(
             f"the payload has {len(payload)} bytes; the limit is {PAYLOAD_BYTES_MAX} bytes: "
@@ -170,6 +159,8 @@ def epoch_seconds(at: datetime | float | int) -> int:
 
     A datetime without a zone is local time. Raises InvalidArgument.
     """
+    if isinstance(at, bool):
+        raise InvalidArgument(f"at={got(at)} is no moment; give a datetime or seconds since 1970")
     try:
         moment = ceil(at.timestamp() if isinstance(at, datetime) else at)
     except (TypeError, ValueError, OverflowError, OSError):

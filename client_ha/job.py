@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from client_ha.arguments import check_wait
 from client_ha.errors import (
     GearfleetError,
     JobException,
@@ -225,6 +226,7 @@ class AsyncJob(BaseJob):
 
     async def wait(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """Wait at most `timeout` seconds until it ended; return whether it did."""
+        check_wait(timeout)
         if not self.finished:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             if self._waiters is None:
@@ -244,6 +246,7 @@ class AsyncJob(BaseJob):
         Raises NoResult for a background job, which has none; JobFailed, JobException, JobTimeout, JobLost,
         NoServerAvailable, ServerRefused, ClientClosed.
         """
+        check_wait(timeout)
         if not self.finished and not await self.wait(timeout):
             raise self._timed_out(timeout)
         return self._outcome()
@@ -301,6 +304,7 @@ class Job(BaseJob):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds until it ended; return whether it did."""
+        check_wait(timeout)
         if not self.finished:
             # Only jobs with callbacks end by way of that thread; others may be waited for in it.
             by_callbacks = self._callbacks is not None and not self.background
@@ -320,6 +324,7 @@ class Job(BaseJob):
         NoServerAvailable, ServerRefused, ClientClosed;
         WrongThread inside a callback of the same client.
         """
+        check_wait(timeout)
         if not self.finished and not self.wait(timeout):
             raise self._timed_out(timeout)
         return self._outcome()

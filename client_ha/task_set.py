@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from client_ha.arguments import check_wait
 from client_ha.errors import GearfleetError, JobTimeout
 from client_ha.flight import Priority
 from client_ha.job import AsyncJob, Callbacks, Job
@@ -77,6 +78,7 @@ class TaskSet(_BaseTaskSet):
         timeout: seconds for all. Raises InvalidArgument before anything is sent; JobTimeout when some
         have not ended by then; `jobs` of that error has all of them.
         """
+        check_wait(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         jobs = self._submit(self._tasks)
         self._tasks = []
@@ -95,6 +97,7 @@ class AsyncTaskSet(_BaseTaskSet):
 
     async def run(self, timeout: float | None = None) -> list[AsyncJob]:  # noqa: ASYNC109
         """As TaskSet.run."""
+        check_wait(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         jobs = self._submit(self._tasks)
         self._tasks = []

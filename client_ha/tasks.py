@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from client_ha.arguments import check_seconds
 from client_ha.errors import FAILED_WITHOUT_TEXT, FAILURE_TEXT, InvalidArgument, JobFailed, Retry
 from client_ha.flight import function_bytes
 from client_ha.log import error_text, logger
@@ -18,6 +19,7 @@ from cluster.wire.packets import (
     WORK_FAIL,
     WORK_WARNING,
 )
+from cluster.wire.shown import control_character
 
 TIMEOUT_SECONDS_MIN: Final = 1.0  # gearmand takes nothing shorter
 TIMEOUT_SECONDS_MAX: Final = 2_000_000.0  # its milliseconds must fit in 31 bits
@@ -46,12 +48,19 @@ class Task(Generic[Handler]):
 
 def make_task(name: str | bytes, handler: Handler, timeout_seconds: float | None) -> Task[Handler]:
     """Check and make a task. Raises InvalidArgument."""
+    check_seconds("timeout_seconds", timeout_seconds)
     if timeout_seconds is not None and not TIMEOUT_SECONDS_MIN <= timeout_seconds <= TIMEOUT_SECONDS_MAX:
         raise InvalidArgument(
             f"timeout_seconds={timeout_seconds}: must be between {TIMEOUT_SECONDS_MIN:g} and "
             f"{TIMEOUT_SECONDS_MAX:g} seconds"
         )
-    return Task(function_bytes(name), handler, timeout_seconds)
+    function = function_bytes(name)
+    character = control_character(function)
+    if character is not None:
+        raise InvalidArgument(
+            f"the task's name {name!r} has the control character 0x{character:02x}, which servers refuse"
+        )
+    return Task(function, handler, timeout_seconds)
 
 
 def completed(handle: bytes, output: object) -> bytes:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from client_ha.addresses import AddressRemap, Server
+from client_ha.arguments import check_count, check_seconds, check_tls, check_wait, text_bytes
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
@@ -51,11 +52,11 @@ class BaseWorker:
         sources = parse_sources(servers)
         self.servers = sources.servers
         self._discoveries = sources.discoveries
-        if concurrency < 1:
-            raise InvalidArgument(f"concurrency={concurrency}: must be at least 1")
-        if max_jobs is not None and max_jobs < 1:
-            raise InvalidArgument(f"max_jobs={max_jobs}: must be at least 1, or None")
-        self._client_id = client_id.encode()
+        check_count("concurrency", concurrency, least=1)
+        check_count("max_jobs", max_jobs, least=1, or_none=True)
+        check_seconds("drain_seconds", drain_seconds, or_none=False)
+        check_tls(tls)
+        self._client_id = text_bytes("client_id", client_id)
         if len(self._client_id) > CLIENT_ID_BYTES_MAX or any(c <= 32 for c in self._client_id):
             raise InvalidArgument(f"client_id={client_id!r}: at most {CLIENT_ID_BYTES_MAX} bytes, no blanks")
         self.concurrency = concurrency
@@ -225,8 +226,7 @@ class HAWorker(BaseWorker):
         address_remap: AddressRemap | None = None,
     ) -> None:
         super().__init__(servers, concurrency, client_id, max_jobs, drain_seconds, tls, timing, address_remap)
-        if processes < 0:
-            raise InvalidArgument(f"processes={processes}: must be 0 (run here) or more")
+        check_count("processes", processes, least=0)
         self._processes = processes
         self._lock = threading.Lock()
         self._stop_wanted = False
@@ -314,8 +314,10 @@ class HAWorker(BaseWorker):
     def wait_connected(self, count: int = 1, timeout: float = 10.0) -> None:
         """Wait until it is registered with `count` servers; at most `timeout` seconds.
 
-        Raises NoServerAvailable.
+        Raises InvalidArgument, NoServerAvailable.
         """
+        check_count("count", count, least=0)
+        check_wait(timeout)
         with self._connected_changed:
             if not self._connected_changed.wait_for(lambda: len(self._connected) >= count, timeout):
                 what = f"the worker's registration with {count} servers"
