@@ -4,7 +4,8 @@
     server.py    gearfleet server: options made from the fields of cluster.server.settings
     gearmand.py  gearfleet gearmand: gearmand's own options, mapped onto the same settings
     jobs.py      submit and work
-    fleet.py     status, workers, cancel and maxqueue
+    fleet.py     status, workers and maxqueue
+    cancel.py    cancel
     look.py      jobs and job; found_jobs.py is what servers tell of them
     top.py       the live table
     discover.py  the other nodes of a fleet, from one of them

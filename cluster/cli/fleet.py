@@ -1,4 +1,4 @@
-"""status, workers, cancel, maxqueue: look at servers and change what they hold."""
+"""status, workers, maxqueue: look at servers and change what they hold."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
@@ -6,10 +6,9 @@ from typing import Any, Final, TypeVar
 import click
 
 from client_ha.addresses import Server
-from cluster.cli import EXIT_FAILED
 from cluster.cli.admin import Admin, FunctionPriorities, FunctionStatus
 from cluster.cli.discover import Heard, Silent, Source, Told, ask_fleet
-from cluster.cli.servers import Failed, Servers, ask_all, complain, server_options
+from cluster.cli.servers import Failed, Servers, ask_all, server_options
 from cluster.cli.tables import say, show, show_json
 
 Row = TypeVar("Row")
@@ -187,30 +186,6 @@ def _some(functions: Sequence[str]) -> str:
     left = len(functions) - FUNCTIONS_SHOWN_MAX
     shown = " ".join(functions[:FUNCTIONS_SHOWN_MAX])
     return f"{shown} … and {left:,} more (--json has all)" if left > 0 else shown
-
-
-@click.command()
-@server_options()
-@click.argument("handles", metavar="HANDLE…", nargs=-1, required=True)
-def cancel(servers: Servers, handles: tuple[str, ...]) -> int:
-    """Cancel jobs that wait.
-
-    A job that runs is not stopped. Exit code 1: a handle is unknown on every server.
-    """
-    found: set[str] = set()
-
-    def cancel_here(admin: Admin) -> None:
-        found.update(handle for handle in handles if admin.cancel(handle))
-
-    unsure = ""
-    if len(ask_all(servers, cancel_here)) < len(servers.addresses):
-        unsure = "; some servers did not answer and may have it"
-    for handle in handles:
-        if handle in found:
-            say(f"cancelled {handle}")
-        else:
-            complain(f"no job {handle}: it is done, or was never here{unsure}; gearfleet jobs lists all")
-    return 0 if found.issuperset(handles) else EXIT_FAILED
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -45,7 +45,7 @@ def jobs(
     others are asked, too.
     """
     question = JobQuestion(function, unique, None, state, oldest, limit)
-    heard = _ask(servers, question)
+    heard = ask_for_jobs(servers, question)
     records = flat(heard.told)
     if oldest:
         records.sort(key=lambda record: -(record[1].age_seconds or 0.0))
@@ -60,7 +60,7 @@ def jobs(
     )
 
 
-def _ask(servers: Servers, question: JobQuestion) -> Heard[list[FoundJob]]:
+def ask_for_jobs(servers: Servers, question: JobQuestion) -> Heard[list[FoundJob]]:
     try:
         return ask_fleet(servers, lambda admin: admin.find_jobs(question))
     except Failed as failure:
@@ -103,10 +103,10 @@ def job(job: str, servers: Servers, as_json: bool, function: str | None) -> int:
     """
     by_handle = job.startswith(HANDLE_MARK)
     question = JobQuestion(handle=job) if by_handle else JobQuestion(function, job, limit=JOBS_OF_A_KEY_MAX)
-    heard = _ask(servers, question)
+    heard = ask_for_jobs(servers, question)
     if by_handle and not any(told.answer for told in heard.told):
         # A unique key may look like a handle.
-        heard = _ask(servers, JobQuestion(function, job, limit=JOBS_OF_A_KEY_MAX))
+        heard = ask_for_jobs(servers, JobQuestion(function, job, limit=JOBS_OF_A_KEY_MAX))
     records = [(source, row, _leader(heard, source, row)) for source, row in flat(heard.told)]
     if as_json:
         print_json([{**source.columns, **_json(row), "leader": leader} for source, row, leader in records])
@@ -116,10 +116,20 @@ def job(job: str, servers: Servers, as_json: bool, function: str | None) -> int:
         for name, value in _lines(source, row, leader):
             say(f"{name + ':':<12}{value}")
     if not records:
-        unsure = "; some did not answer and may have it" if heard.silent else ""
-        complain(f"no job {job}: it is done, or was never here{unsure}; gearfleet jobs lists all")
+        complain(not_found(job, heard))
         return EXIT_FAILED
     return 0
+
+
+def not_found(job: str, heard: Heard[list[FoundJob]]) -> str:
+    """What is known of a job that nobody told of: "never here" only where all that could have it answered."""
+    torn = [fleet for fleet in heard.maps if heard.incomplete(fleet)]
+    silent = [str(each.source) for each in heard.silent if each.source.fleet in ("", *torn)]
+    if silent:
+        return f"job {job} is unknown: {', '.join(silent)} did not answer and may have it"
+    if torn:
+        return f"job {job} is unknown: it may be {heard.missing(torn[0])}; ask again"
+    return f"no job {job}: it is done, or was never here; gearfleet jobs lists all"
 
 
 def _leader(heard: Heard[list[FoundJob]], source: Source, row: FoundJob) -> str:

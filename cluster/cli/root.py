@@ -21,7 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str, str]]] = {
     "gearmand": ("Run a node", "gearmand", "gearmand", "Run a node with gearmand's own options."),
     "submit": ("Jobs", "jobs", "submit", "Submit a job and print its result."),
     "work": ("Jobs", "jobs", "work", "Run a command for every job of a function."),
-    "cancel": ("Jobs", "fleet", "cancel", "Cancel a job that waits."),
+    "cancel": ("Jobs", "cancel", "cancel", "Cancel a job that waits."),
     "top": ("Look", "top", "top", "Watch the queues in a live table."),
     "status": ("Look", "fleet", "status", "Show every function's jobs and workers."),
     "workers": ("Look", "fleet", "workers", "Show who is connected and what they can do."),

@@ -74,11 +74,56 @@ def test_a_job_is_listed_and_cancelled_once(
     assert b"no job H:nowhere:1" in ended.err
 
 
-def test_a_job_may_be_on_a_server_that_did_not_answer(gearfleet: RunCommand, shared_node: Node) -> None:
-    for command in ("cancel", "job"):
-        ended = gearfleet(command, "H:nowhere:1", "-s", f"127.0.0.1:1,{shared_node.address}")
-        assert ended.code == 1
-        assert b"did not answer and may have it" in ended.err
+@pytest.mark.parametrize("words", [["cancel", "H:nowhere:1"], ["cancel", "nokey"], ["job", "nokey"]])
+def test_a_job_may_be_on_a_server_that_did_not_answer(
+    gearfleet: RunCommand, shared_node: Node, words: list[str]
+) -> None:
+    ended = gearfleet(*words, "-s", f"127.0.0.1:1,{shared_node.address}")
+    assert ended.code == 1
+    assert f"job {words[1]} is unknown: 127.0.0.1:1 did not answer and may have it" in ended.err.decode()
+    assert b"never here" not in ended.err
+    ended = gearfleet(*words, "-s", shared_node.address)
+    assert f"no job {words[1]}: it is done, or was never here" in ended.err.decode()
+
+
+@pytest.mark.parametrize("key", ["order 7", "order-7", "H:7"])
+def test_a_job_is_cancelled_by_its_key(
+    gearfleet: RunCommand, shared_node: Node, function: bytes, key: str
+) -> None:
+    name, at = function.decode(), ["-s", shared_node.address]
+    for words in [["-f", name]] if key.startswith("H:") else [[], ["-f", name]]:
+        handle = gearfleet("submit", "-b", "-u", key, name, "x", *at).out
+        ended = gearfleet("cancel", key, *words, *at)
+        assert (ended.code, ended.out) == (0, b"cancelled " + handle)
+        assert gearfleet("job", handle.decode().strip(), *at).code == 1
+
+
+def test_a_schedule_is_cancelled_by_its_key(
+    gearfleet: RunCommand, shared_node: Node, function: bytes
+) -> None:
+    name, at = function.decode(), ["-s", shared_node.address]
+    handle = gearfleet("submit", name, "x", "-u", "nightly-c", "--cron", "0 3 * * *", *at).out
+    assert gearfleet("cancel", "nightly-c", "-f", name, *at).out == b"cancelled " + handle
+
+
+def test_a_key_of_several_jobs_cancels_none_of_them(
+    gearfleet: RunCommand, shared_node: Node, function: bytes
+) -> None:
+    at = ["-s", shared_node.address]
+    names = [function.decode() + tail for tail in ("-1", "-2")]
+    handles = [gearfleet("submit", "-b", "-u", "twice", name, "x", *at).out.strip() for name in names]
+    ended = gearfleet("cancel", "twice", *at)
+    assert (ended.code, ended.out) == (1, b"")
+    assert all(handle in ended.err for handle in handles)
+    assert b"give --function" in ended.err
+    for name in names:
+        assert gearfleet("cancel", "twice", "-f", name, *at).code == 0
+
+
+def test_gearmand_knows_handles_only(gearfleet: RunCommand, stock_gearmand: Gearmand) -> None:
+    ended = gearfleet("cancel", "some-key", "-s", stock_gearmand.address)
+    assert ended.code == 1
+    assert b"gearmand finds none by its key: gearfleet jobs lists all" in ended.err
 
 
 def test_a_limit_is_set_read_back_and_taken_away(

@@ -157,6 +157,12 @@ def test_nodes_that_do_not_answer_have_rows_and_the_sum_is_incomplete(
         for command in ("jobs", "workers"):
             assert gearfleet(command, *at).out.decode().count("! did not answer") == 2
         assert "! incomplete: " in gearfleet("top", "--once", *at).out.decode()
+        for command in ("job", "cancel"):
+            ended = gearfleet(command, "no-such-key", *at)
+            assert ended.code == 1
+            assert b"job no-such-key is unknown: " in ended.err
+            assert b"did not answer and may have it" in ended.err
+            assert b"never here" not in ended.err
     finally:
         for frozen in "bc":
             fleet.wake(frozen)
@@ -189,6 +195,8 @@ def test_a_sum_is_whole_again_when_a_dead_node_was_taken_over(
         return row["total"] == 30 and not row.get("incomplete")
 
     eventually(whole)
+    # The others lead what the dead node had led: nobody else could have it.
+    assert b"no job no-such-key: it is done, or was never here" in gearfleet("job", "no-such-key", *at).err
     handles = [
         row["handle"]
         for row in json.loads(gearfleet("jobs", "-f", name, "--json", *at).out)
