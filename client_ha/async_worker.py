@@ -5,12 +5,13 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from client_ha.addresses import AddressRemap, Server
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
+from client_ha.interrupt import is_interrupt
 from client_ha.log import logger
 from client_ha.tasks import completed, raised
 from client_ha.timing import Timing
@@ -88,6 +89,7 @@ class AsyncHAWorker(BaseWorker):
             raise CallerMistake("the worker runs already")
         loop = asyncio.get_running_loop()
         self._running = running = set[asyncio.Task[None]]()
+        ending = _Ending(running)
 
         async def work(run: Run) -> None:
             limit = run.task.timeout_seconds
@@ -102,7 +104,7 @@ class AsyncHAWorker(BaseWorker):
                 else:
                     packet = raised(run.handle, run.task.name, error)
             except BaseException as error:
-                if _ends_the_worker(error):
+                if ending.explains(error):
                     # The job is the server's again when the connection closes.
                     raise
                 packet = raised(run.handle, run.task.name, error)
@@ -119,6 +121,7 @@ class AsyncHAWorker(BaseWorker):
             await self._serve(engine, stop, asyncio.Event(), signals)
         finally:
             self._stop = None
+            ending.given_up = True
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -162,10 +165,33 @@ class AsyncHAWorker(BaseWorker):
         await self.stop()
 
 
-def _ends_the_worker(error: BaseException) -> bool:
-    """Whether it came from outside. A task that awaits something cancelled raises the same CancelledError."""
-    kind = type(error)  # not isinstance: that asks `__class__`, which is the task's own code
-    if issubclass(kind, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is None or task.cancelling() > 0
-    return issubclass(kind, KeyboardInterrupt | GeneratorExit)
+class _Ending:
+    """Tells what comes from outside and ends the worker from what is a task's own doing and ends its job.
+
+    A task may raise the same: by awaiting something cancelled, by cancelling itself, or just so.
+    """
+
+    def __init__(self, running: set[asyncio.Task[None]]) -> None:
+        self.given_up = False  # the worker cancels what still runs
+        self._running = running
+        self._worker = _current_task()
+        self._cancelled_before = 0 if self._worker is None else self._worker.cancelling()
+
+    def explains(self, error: BaseException) -> bool:
+        """Whether this error, which ended a task, is the worker's end and not the task's."""
+        kind = type(error)  # not isinstance: that asks `__class__`, which is the task's own code
+        if issubclass(kind, asyncio.CancelledError):
+            # At a loop's end all are cancelled at once, and a task may hear of it before its worker does.
+            worker = self._worker
+            return self.given_up or (worker is not None and worker.cancelling() > self._cancelled_before)
+        if issubclass(kind, GeneratorExit):
+            return _current_task() not in self._running  # a loop that is gone left it, and it is freed
+        return is_interrupt(error)
+
+
+def _current_task() -> "asyncio.Task[Any] | None":
+    """The task that runs now; None also where no loop runs."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

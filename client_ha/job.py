@@ -16,7 +16,8 @@ from client_ha.errors import (
     NoServerAvailable,
     WrongThread,
 )
-from client_ha.log import logger, reraise_interrupt
+from client_ha.interrupt import reraise_interrupt
+from client_ha.log import logger
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ made, an argument whose repr cannot. Whoever logs in this library is often just 
 import contextlib
 import logging
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any, Final
+
+from client_ha.interrupt import reraise_interrupt
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
@@ -44,12 +45,6 @@ def error_text(error: BaseException) -> str:
 def plain_text(error: BaseException) -> str:
     """Only the text, for errors whose class says nothing more; the class where there is none."""
     return _made(lambda: f"{error}") or type_name(error)
-
-
-def reraise_interrupt(error: BaseException) -> None:
-    """Raise Ctrl-C again: in the main thread it is the user's, everywhere else somebody's exception."""
-    if issubclass(type(error), KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-        raise error
 
 
 def _made(make: Callable[[], str]) -> str:

@@ -492,6 +492,11 @@ class Unprepared(Retry):
         pass  # and so without `after`
 
 
+class Interrupting(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
 class Unreadable(JobFailed):
     __str__ = Unspeakable.__str__
 
@@ -530,6 +535,9 @@ BAD_ENDS = pytest.mark.parametrize(
         (lambda: _raise(Unreadable()), WORK_FAIL, [b"H:1"]),
         (lambda: _raise(asyncio.CancelledError()), WORK_EXCEPTION, [b"H:1", b"CancelledError"]),
         (lambda: _raise(SystemExit(3)), WORK_EXCEPTION, [b"H:1", b"SystemExit: 3"]),
+        (lambda: _raise(GeneratorExit()), WORK_EXCEPTION, [b"H:1", b"GeneratorExit"]),
+        (lambda: _raise(KeyboardInterrupt()), WORK_EXCEPTION, [b"H:1", b"KeyboardInterrupt"]),
+        (lambda: _raise(Interrupting()), WORK_EXCEPTION, [b"H:1", b"Interrupting"]),
         (
             lambda: _raise(ValueError("x" * 100_000)),
             WORK_EXCEPTION,
