@@ -11,6 +11,7 @@ proof.py       that somebody knows the fleet's secret
 peer_hosts.py  where the peer port listens when nobody has said so
 control.py     what an operator says to a fleet: service and client
 server.py      Server: the loop's turn around the node's turn, timers, housekeeping, stopping
+unkept.py      what is in no journal when a node stops
 recovery.py    rule 15: the fleet's map back into an etcd that has lost it
 stranger_log.py   who changed something or was refused at the Gearman port
 tls_listener.py   accepts connections that speak TLS

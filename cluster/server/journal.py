@@ -248,6 +248,7 @@ class Journal:
         self._whereabouts = whereabouts
         self._looking = False  # the thread has been asked to, and has not answered
         self.remedy = ""  # of the failure, where it is not the usual one
+        self.lost = ""  # why the next start would not find what was written
         self._on_stopped: Callable[[], None] | None = None
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._descriptor = -1
@@ -322,6 +323,11 @@ class Journal:
         """Write what was appended, then end the thread; `on_stopped` is called from the loop."""
         self._on_stopped = on_stopped
         self._queue.put(("stop", 0, []))
+
+    @property
+    def owed(self) -> list[bytes]:
+        """Entries that `recover` was given and that could not be written; once the thread has ended."""
+        return self._owed
 
     def close(self) -> None:
         """The same, and wait for it: blocks for one write and fsync."""
@@ -405,6 +411,7 @@ class Journal:
                 self._call_soon(self._on_failed, 0, self._reason, not self._broken)
             self._looking = False
         elif command == "stop":
+            self._are_there()  # what has happened since it was looked at last is not to be missed
             if not self._sealed:
                 self._seal()
             with contextlib.suppress(OSError):
@@ -477,11 +484,12 @@ class Journal:
         segments = {self._directory / _segment_name(number) for number in self._sizes}
         fault = self._whereabouts.fault(segments, self._descriptor)
         if fault is None:
-            self.remedy = ""
+            self.remedy = self.lost = ""
             return True
         self._failed = self._sealed = True
+        self.lost = "" if fault.keeps_jobs else fault.reason
         self._broken = self._broken or not fault.may_recover
-        self._reason, self.remedy, _ = fault
+        self._reason, self.remedy = fault.reason, fault.remedy
         return False
 
     def _seal(self) -> None:

@@ -40,6 +40,7 @@ from cluster.server.stranger_log import StrangerLog
 from cluster.server.tls import TlsPeer, tls_context
 from cluster.server.tls_listener import TlsListener
 from cluster.server.turns import TurnSelector
+from cluster.server.unkept import unkept
 from cluster.server.whereabouts import Whereabouts
 
 HOUSEKEEPING_SECONDS: Final = 1.0
@@ -965,8 +966,30 @@ class Server:
                         self._directory.renew_identity("damaged")
                 self._directory.close()
             self._job_log.close()
+            self._tell_unkept()
             self.log.info("stopped", jobs=self.node.ledger.count())
             self.stopped.set()
+
+    def _tell_unkept(self) -> None:
+        """In a fleet others have the jobs."""
+        if self._life is not None:
+            return
+        journal, lost, owed = self._journal, "", self._owed
+        if journal is not None:
+            lost, owed = journal.lost, journal.owed + owed
+        elif self.settings.durability == "memory":
+            lost = "durability is memory: there is no journal"
+        said = unkept(
+            self.node.ledger.all_jobs(),
+            owed,
+            lost=lost,
+            failure=self._failure or "",
+            directory=self.settings.data_dir if journal is not None else None,
+        )
+        if said is not None:
+            event, jobs, reason, remedy = said
+            log = self.log.error if journal is not None else self.log.warning
+            log(event, jobs=jobs, reason=reason, remedy=remedy)
 
     async def _wind_up(self) -> None:
         if self._starting is not None and not self._starting.done():
@@ -986,6 +1009,9 @@ class Server:
         self.end()
         if self._journal is not None:
             written = asyncio.Event()
+            if self._failure is not None and self._may_recover:  # there may be room by now
+                self._journal.recover(self._owed)
+                self._owed = []
             self._journal.stop(written.set)
             await written.wait()
         self.begin()

@@ -23,6 +23,7 @@ class Fault(NamedTuple):
     reason: str
     remedy: str
     may_recover: bool
+    keeps_jobs: bool = False  # what was written is still there for the next start
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -53,7 +54,9 @@ class Whereabouts:
             file_system = os.statvfs(path)
             self.free_bytes = file_system.f_bavail * file_system.f_frsize
             if file_system.f_flag & os.ST_RDONLY:
-                return Fault(f"{path} is read-only now", "make it writable again; the node goes on", True)
+                return Fault(
+                    f"{path} is read-only now", "make it writable again; the node goes on", True, True
+                )
             (path / "identity").stat()
             found = {each for each in (path / "journal").iterdir() if each.suffix == ".segment"}
             changed = segments ^ found
@@ -72,7 +75,9 @@ class Whereabouts:
         try:
             alone = self._hold_lock()
         except OSError as error:
-            return Fault(f"the lock file of {path} is gone ({error.strerror})", back, True)
+            return Fault(f"the lock file of {path} is gone ({error.strerror})", back, True, True)
         if not alone:
-            return Fault(f"another process has locked {path}, whose lock file was removed", restart, False)
+            return Fault(
+                f"another process has locked {path}, whose lock file was removed", restart, False, True
+            )
         return None

@@ -328,6 +328,44 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_acknowledged(
 
 
 @needs_root()
+@pytest.mark.parametrize("has_room", [False, True])
+def test_a_stop_says_how_many_ended_jobs_a_full_disk_did_not_take(
+    start_node: StartNode, connect: Connect, small_disk: Path, has_room: bool
+) -> None:
+    # Given a disk that has filled up while jobs wait
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(2 << 20))
+    node = start_node(data_dir=small_disk / "data")
+    client, worker = connect(node), connect(node)
+    while client.ask(wire.SUBMIT_JOB_BG, b"f", b"", bytes(64 << 10)).type != wire.ERROR:
+        pass
+    node.wait_for_event("background jobs are refused")
+    with contextlib.suppress(OSError), (small_disk / "more").open("ab", buffering=0) as more:
+        while more.write(bytes(4096)):
+            pass
+    # When two of them end, and the node is stopped
+    worker.can_do(b"f")
+    ended = {worker.grab_one().handle.decode() for _ in range(2)}
+    for handle in ended:
+        worker.complete(handle.encode())
+    worker.ask(wire.ECHO_REQ, b"done")
+    if has_room:
+        ballast.unlink()
+    node.terminate()
+    # Then it tries once more, and says what that did not take
+    said = [each for each in node.log_events if "could not be written" in str(each["event"])]
+    if has_room:
+        assert said == []
+        node.restart()
+        assert not ended & set(handles(node))
+        return
+    assert [(each["event"], each["level"]) for each in said] == [
+        ("2 ended jobs could not be written and will run again", "error")
+    ]
+    assert "No space left" in str(said[0]["reason"])
+
+
+@needs_root()
 def test_a_disk_with_room_for_one_more_job_only_is_still_full(small_disk: Path) -> None:
     directory = small_disk / "journal"
     directory.mkdir()

@@ -121,6 +121,44 @@ def test_background_jobs_are_refused_when_the_journal_is_not_where_it_was(
     assert len([each for each in node.log_events if each["event"] == "background jobs are refused"]) == 1
 
 
+@pytest.mark.parametrize("fault", [remove, move, replace, remove_journal, remove_first_segment])
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_stop_says_how_many_jobs_are_in_no_journal(
+    node: Node, connect: Connect, fault: Callable[[Node], None], noticed: bool
+) -> None:
+    # Given three background jobs and a foreground one
+    client = connect(node)
+    for number in range(3):
+        client.submit(b"f", b"%d" % number, background=True)
+    client.submit(b"f", b"foreground")
+    # When the directory is taken away, and the node is stopped, perhaps before it has noticed
+    fault(node)
+    if noticed:
+        node.wait_for_event("background jobs are refused", timeout_seconds=SECONDS_MAX)
+    node.terminate()
+    # Then it says so, and why
+    [said] = [each for each in node.log_events if each["event"].startswith("3 background jobs")]
+    assert said["event"] == "3 background jobs are in no journal and are gone"
+    assert said["level"] == "error"
+    assert "put" in said["remedy"]
+    assert node.log_events[-1]["event"] == "stopped"
+
+
+def test_a_stop_says_nothing_of_jobs_that_are_kept(node: Node, connect: Connect) -> None:
+    connect(node).submit(b"f", background=True)
+    (data_dir(node) / "lock").unlink(missing_ok=True)  # is made anew
+    node.terminate()
+    assert not [each for each in node.log_events if "no journal" in each["event"]]
+
+
+def test_a_stop_without_a_journal_says_what_is_gone(start_node: StartNode, connect: Connect) -> None:
+    node = start_node(durability="memory")
+    connect(node).submit(b"f", background=True)
+    node.terminate()
+    [said] = [each for each in node.log_events if "are in no journal" in each["event"]]
+    assert (said["level"], said["jobs"]) == ("warning", 1)
+
+
 def test_a_directory_that_is_put_back_is_used_again(node: Node, connect: Connect) -> None:
     client = connect(node)
     first = client.submit(b"f", background=True)
