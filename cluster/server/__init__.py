@@ -13,7 +13,7 @@ control.py     what an operator says to a fleet: service and client
 server.py      Server: the loop's turn around the node's turn, timers, housekeeping, stopping
 unkept.py      what is in no journal when a node stops
 recovery.py    rule 15: the fleet's map back into an etcd that has lost it
-stranger_log.py   who changed something or was refused at the Gearman port
+stranger_log.py   who changed something, was refused or was no peer at the Gearman port
 tls_listener.py   accepts connections that speak TLS
 status.py      what the node tells about itself
 rights.py      what root makes for the user that the node becomes

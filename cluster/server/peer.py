@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -44,11 +45,16 @@ def take(server: Server, connection: Connection, decoder: Decoder, data: bytes) 
         server.out_of_memory(None)
     except Exception:
         # A defect of ours: the others must not suffer for it.
-        server.log.exception("failed on a packet", peer=connection.address)
+        now_seconds = server.node.context.monotonic_seconds
+        server.stranger_log.peer("failed on a packet", connection.address, now_seconds, level="exception")
         server.node.context.close(connection)
     if decoder.error is not None:
-        server.log.info("not a Gearman peer", peer=connection.address, error=str(decoder.error))
-        server.node.protocol_error(connection, str(decoder.error))
+        error = str(decoder.error)
+        now_seconds = server.node.context.monotonic_seconds
+        server.stranger_log.peer(
+            "not a Gearman peer", connection.address, now_seconds, level="info", error=error
+        )
+        server.node.protocol_error(connection, error)
     if begun or decoder.held_bytes:
         now_seconds = server.node.context.monotonic_seconds
         server.beginnings.changed(connection, decoder, now_seconds, anew=bool(packets))
@@ -84,4 +90,4 @@ def set_options(sock: socket.socket, settings: Settings) -> None:
 def tell_lost(server: Server, connection: Connection, error: Exception | None) -> None:
     """Say that the kernel gave a peer up; one that closed or reset its connection is no news."""
     if isinstance(error, OSError) and error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH):
-        server.log.warning("lost a peer that answers no probes", peer=connection.address)
+        server.stranger_log.peer("lost a peer that answers no probes", connection.address, time.monotonic())

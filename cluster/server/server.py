@@ -81,7 +81,7 @@ class Server:
         self._selector = selector
         self.log = structlog.get_logger("gearfleet")
         self._job_log = JobLog(self.log)
-        self._stranger_log = StrangerLog(self.log)
+        self.stranger_log = StrangerLog(self.log)
         self.node = self._new_node()
         self.beginnings = Beginnings(self)
         self._silence = SilenceWatch(self)
@@ -373,11 +373,11 @@ class Server:
         context = self.node.context
         commands, context.commands = context.commands, []
         left_out, context.commands_left_out = context.commands_left_out, 0
-        self._stranger_log.commands(commands, left_out, time.monotonic())
+        self.stranger_log.commands(commands, left_out, time.monotonic())
 
     def tls_refused(self, address: str, reason: str) -> None:
         """Somebody did not get through the TLS handshake."""
-        self._stranger_log.tls_refused(address, reason, time.monotonic())
+        self.stranger_log.tls_refused(address, reason, time.monotonic())
 
     def turned_away(self) -> None:
         """One connection too many; told once a second, not once each."""
@@ -557,9 +557,10 @@ class Server:
                 self.slow.pop(connection, None)
             elif transport.get_write_buffer_size() > self.settings.max_unread_bytes:
                 self.slow.pop(connection, None)
-                self.log.warning(
+                self.stranger_log.peer(
                     "disconnected a peer that does not read",
-                    peer=connection.address,
+                    connection.address,
+                    time.monotonic(),
                     unread_bytes=transport.get_write_buffer_size(),
                 )
                 transport.abort()
@@ -805,9 +806,11 @@ class Server:
         """An allocation has failed: for what this connection sent, or, None, in the middle of a change. What
         is in memory may make no sense then, what is on the disk does: the node stops."""
         if connection is not None:
-            self.log.error(
+            self.stranger_log.peer(
                 "disconnected a peer: there is no memory for what it sends",
-                peer=connection.address,
+                connection.address,
+                time.monotonic(),
+                level="error",
                 remedy="give the node more memory, or lower --max-memory and --max-unfinished",
             )
             if connection.transport is not None:

@@ -52,9 +52,10 @@ class SilenceWatch:
         self._since[connection] = since
         if now_seconds - since >= self._server.settings.user_timeout_seconds:
             del self._since[connection]
-            self._server.log.warning(
+            self._server.stranger_log.peer(
                 "disconnected a peer that acknowledges nothing",
-                peer=connection.address,
+                connection.address,
+                now_seconds,
                 seconds=round(now_seconds - since, 1),
             )
             transport.abort()

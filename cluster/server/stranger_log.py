@@ -6,8 +6,9 @@ did it is written down, with the address; but not so often that he could fill th
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from cluster.node.events import Command
 from cluster.server.line_limit import LineLimit
@@ -21,6 +22,7 @@ class StrangerLog:
         self._changes = LineLimit()
         self._refused = LineLimit()
         self._tls = LineLimit()
+        self._peers: defaultdict[str, LineLimit] = defaultdict(LineLimit)
 
     def commands(self, commands: Sequence[Command], left_out: int, monotonic_seconds: float) -> None:
         """What text commands have done; `left_out`: how many more there were."""
@@ -42,6 +44,20 @@ class StrangerLog:
     def tls_refused(self, address: str, reason: str, monotonic_seconds: float) -> None:
         if self._tls.allows(monotonic_seconds):
             self._log.warning("no TLS with a peer", address=address, reason=reason, **self._tls.not_logged())
+
+    def peer(
+        self,
+        event: str,
+        address: str,
+        monotonic_seconds: float,
+        *,
+        level: Literal["info", "warning", "error", "exception"] = "warning",
+        **fields: object,
+    ) -> None:
+        """What one connection has brought about, and many can as well; the kind is the event."""
+        limit = self._peers[event]
+        if limit.allows(monotonic_seconds):
+            getattr(self._log, level)(event, peer=address, **fields, **limit.not_logged())
 
 
 def _text(data: bytes) -> str:

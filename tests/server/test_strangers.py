@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,43 @@ def test_of_a_flood_some_is_logged_and_the_rest_counted() -> None:
     last = [each for each in logs if each["event"] == "text command"][-1]
     assert sum(each.get("not_logged_before", 0) for each in logs) == 47
     assert last["address"] == "192.0.2.1"
+
+
+def test_of_what_many_connections_bring_about_some_is_logged_and_the_rest_counted() -> None:
+    with capture_logs() as logs:
+        log = StrangerLog(structlog.get_logger())
+        for _ in range(50):
+            log.peer("not a Gearman peer", "192.0.2.1", 100.0, level="info", error="bad magic")
+        # A flood of one kind hides no other
+        log.peer("disconnected a peer that does not read", "192.0.2.2", 100.0, unread_bytes=7)
+        log.peer("not a Gearman peer", "192.0.2.3", 101.0, level="info", error="bad magic")
+    told = [each for each in logs if each["event"] == "not a Gearman peer"]
+    assert len(told) == LINES_PER_SECOND_MAX + 1
+    assert {each["log_level"] for each in told} == {"info"}
+    assert (told[-1]["peer"], told[-1]["not_logged_before"]) == ("192.0.2.3", 50 - LINES_PER_SECOND_MAX)
+    (other,) = [each for each in logs if each["event"] == "disconnected a peer that does not read"]
+    assert (other["peer"], other["unread_bytes"], other["log_level"]) == ("192.0.2.2", 7, "warning")
+
+
+@pytest.mark.parametrize(
+    "noise", [b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", b"\x16\x03\x01\x00\xa5", b"\0NO\0" * 9]
+)
+def test_whoever_speaks_another_protocol_cannot_fill_the_log(start_node: StartNode, noise: bytes) -> None:
+    node = start_node(durability="memory")
+    begun = time.monotonic()
+    for _ in range(300):
+        with (
+            socket.create_connection((node.host, node.port)) as stranger,
+            contextlib.suppress(ConnectionResetError),
+        ):
+            stranger.sendall(noise)
+            while stranger.recv(1000):
+                pass
+    seconds = int(time.monotonic() - begun) + 2  # parts of the first and of the last one
+    node.terminate()
+    found = lines(node, "not a Gearman peer")
+    assert 0 < len(found) <= LINES_PER_SECOND_MAX * seconds
+    assert {line["peer"] for line in found} == {node.host}
 
 
 @pytest.fixture(scope="module")
