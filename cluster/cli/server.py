@@ -8,6 +8,7 @@ import click
 
 from cluster.cli.sections import SectionCommand, SectionOption
 from cluster.server.settings import (
+    ALIASES,
     CONFIG_ENVIRONMENT,
     Settings,
     SettingsError,
@@ -36,7 +37,6 @@ Every option may also be set in the environment, by the name in brackets, or in 
 The command line wins over the environment, the environment over the file. Sizes take K, M and G."""
 
 
-ALIASES: Final = {"name": ("--node",)}
 REPEATABLE: Final = frozenset({"peer_remap"})  # what is typed several times is a list with commas
 
 

@@ -165,7 +165,9 @@ def environment_value(name: str) -> str | None:
 # What Kubernetes puts into the environment of every pod for services whose names begin with "gearfleet".
 _SERVICE: Final = re.compile(r".*_SERVICE_(HOST|PORT(_.+)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_.+)?")
 # Variables that are no settings of a node: see CONFIG_ENVIRONMENT, cluster/cli/control.py and setup.py.
-_OTHERS: Final = frozenset({"CONFIG", "PEER", "COMPILE"})
+_OTHERS: Final = frozenset({"CONFIG", "PEER", "SECRET_FILE", "COMPILE"})
+# Other spellings of options, by setting.
+ALIASES: Final = {"name": ("--node",)}
 
 
 def environment_notes() -> list[str]:
@@ -177,10 +179,8 @@ def environment_notes() -> list[str]:
             continue
         if _SERVICE.fullmatch("_" + name) or (name.endswith("PORT") and "://" in value):
             continue
-        near = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1, cutoff=0.0)
-        notes.append(
-            f"{variable} is no setting and is ignored; the nearest is {shown(near[0])['environment']}"
-        )
+        near = shown(_nearest(name))["environment"]
+        notes.append(f"{variable} is no setting and is ignored; the nearest is {near}")
     return notes
 
 
@@ -820,6 +820,18 @@ def shown(name: str) -> Mapping[str, str]:
     return values
 
 
+def _nearest(typed: str) -> str:
+    """The setting that was meant, most likely; by the spelling of its option, too, which may be another."""
+    spellings = {
+        option.removeprefix("--").replace("-", "_"): name
+        for name in Settings.model_fields
+        for option in (shown(name)["option"], *ALIASES.get(name, ()))
+    }
+    spellings |= {name: name for name in Settings.model_fields}
+    word = typed.lower().replace("-", "_")
+    return spellings[difflib.get_close_matches(word, spellings, n=1, cutoff=0.0)[0]]
+
+
 def load_settings(
     values: Mapping[str, object] | None = None,
     *,
@@ -871,10 +883,7 @@ def read_config(path: Path) -> dict[str, object]:
         if isinstance(value, dict):
             faults.append(f"[{key}] in {path}: there are no tables here; put its keys at the top of the file")
             continue
-        near = difflib.get_close_matches(
-            key.lower().replace("-", "_"), Settings.model_fields, n=1, cutoff=0.0
-        )
-        faults.append(f"{key} in {path} is no setting; the nearest is {near[0]}")
+        faults.append(f"{key} in {path} is no setting; the nearest is {_nearest(key)}")
     faults.extend(
         f"{key} in {path} cannot be {_as_toml(value)}: give {_wanted(field)}"
         for key, value in table.items()

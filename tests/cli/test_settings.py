@@ -305,7 +305,7 @@ def test_node_is_another_word_for_name() -> None:
 
 def test_a_misspelt_variable_is_told_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment_notes() == []
-    for name in ("GEARFLEET_PORT", "GEARFLEET_CONFIG", "GEARFLEET_PEER"):
+    for name in ("GEARFLEET_PORT", "GEARFLEET_CONFIG", "GEARFLEET_PEER", "GEARFLEET_SECRET_FILE"):
         monkeypatch.setenv(name, "x")
     # Kubernetes, for services called gearfleet, gearfleet-etcd and gearfleet-1
     for name in (
@@ -319,6 +319,28 @@ def test_a_misspelt_variable_is_told_with_the_nearest(monkeypatch: pytest.Monkey
     assert environment_notes() == [
         "GEARFLEET_DATADIR is no setting and is ignored; the nearest is GEARFLEET_DATA_DIR"
     ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "setting"),
+    [
+        ("NODE", "NAME"),
+        ("MAX_MEMORY", "MAX_MEMORY_BYTES"),
+        ("MAX_UNREAD", "MAX_UNREAD_BYTES"),
+        ("PRT", "PORT"),
+    ],
+)
+def test_a_name_that_follows_from_the_option_is_told_with_its_setting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, typed: str, setting: str
+) -> None:
+    monkeypatch.setenv(f"GEARFLEET_{typed}", "1")
+    assert environment_notes() == [
+        f"GEARFLEET_{typed} is no setting and is ignored; the nearest is GEARFLEET_{setting}"
+    ]
+    config = tmp_path / "gearfleet.toml"
+    config.write_text(f"{typed.lower()} = 1")
+    with pytest.raises(SettingsError, match=f"the nearest is {setting.lower()}$"):
+        load_settings(config=config)
 
 
 def test_a_fleet_takes_payloads_that_fit_into_one_message() -> None:
