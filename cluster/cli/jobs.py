@@ -44,6 +44,7 @@ from cluster.wire.shown import for_json, for_terminal
 ACKNOWLEDGE_SECONDS: Final = 10.0
 # After this a worker without any server says so.
 QUEUE_FULL: Final = "queue is full"  # in what gearmand and Gearfleet say at a limit of maxqueue
+OF_A_SLOT: Final = "job's slot"  # in what a fleet says where it lacks nodes or copies
 _UNITS_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -235,12 +236,18 @@ def in_words(error: GearfleetError, seconds: float | None) -> str:
             f"no server took the job within {seconds or ACKNOWLEDGE_SECONDS:g} s. Tried {tried}. Check "
             "--servers and that a server runs there; with a longer --timeout it is tried for longer"
         )
-    if isinstance(error, ServerBusy) and QUEUE_FULL not in error.text:
-        # A disk, or the copies of a slot; the text says which, and a commit may yet come.
+    if isinstance(error, ServerBusy) and OF_A_SLOT in error.text:
+        # Its copies: a commit may yet come.
         return (
             f"{error.server} takes no background job now: {error.text}. What is refused while it waits for a "
             "copy may run nevertheless: submit it again later with the same --unique. gearfleet nodes shows "
             "what a fleet lacks"
+        )
+    if isinstance(error, ServerBusy) and QUEUE_FULL not in error.text:
+        # The node's own disk or memory; the text says which, and what to do. Copies may have it in a fleet.
+        return (
+            f"{error.server} takes no background job now: {error.text}. Then submit it again, with the same "
+            "--unique"
         )
     if isinstance(error, ServerBusy):
         return (
