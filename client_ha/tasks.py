@@ -58,7 +58,7 @@ def make_task(name: str | bytes, handler: Handler, timeout_seconds: float | None
     character = control_character(function)
     if character is not None:
         raise InvalidArgument(
-            f"the task's name {name!r} has the control character 0x{character:02x}, which servers refuse"
+            f"the task's name {name!r} has the control character {character}, which servers refuse"
         )
     return Task(function, handler, timeout_seconds)
 
