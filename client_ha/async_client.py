@@ -15,7 +15,8 @@ from client_ha.client import (
     CANCEL_TIMEOUT_SECONDS,
     STATUS_TIMEOUT_SECONDS,
     SUBMIT_TIMEOUT_SECONDS,
-    status_question,
+    ask_status,
+    cancel_job,
 )
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
@@ -275,8 +276,7 @@ class AsyncHAClient:
         self, job: AsyncJob | str, *, server: str | None = None, timeout: float = STATUS_TIMEOUT_SECONDS
     ) -> JobStatus:
         """What the servers say about a job; see HAClient.status."""
-        handle, issuer = status_question(job, server)
-        return await self._started().status(handle, issuer, timeout)
+        return await ask_status(self._started(), job, server, timeout)
 
     async def status_unique(
         self, unique: str | bytes, *, timeout: float = STATUS_TIMEOUT_SECONDS
@@ -288,8 +288,7 @@ class AsyncHAClient:
         self, job: AsyncJob | str, *, server: str | None = None, timeout: float = CANCEL_TIMEOUT_SECONDS
     ) -> bool:
         """Take a job from its server, or end a schedule; see HAClient.cancel."""
-        handle, issuer = status_question(job, server)
-        return await self._started().cancel(handle, issuer, timeout)
+        return await cancel_job(self._started(), job, server, timeout)
 
     async def cancel_unique(
         self, function: str | bytes, unique: str | bytes, *, timeout: float = CANCEL_TIMEOUT_SECONDS

@@ -376,9 +376,8 @@ class HAClient:
 
         A job that has ended is not known any more. Raises NoServerAvailable, ServerRefused, ClientClosed.
         """
-        handle, issuer = status_question(job, server)
         core = self._core()
-        return core.thread.run(core.engine.status(handle, issuer, timeout))
+        return core.thread.run(ask_status(core.engine, job, server, timeout))
 
     def status_unique(self, unique: str | bytes, *, timeout: float = STATUS_TIMEOUT_SECONDS) -> JobStatus:
         """As `status`, by unique key: all servers are asked; `clients` says how many wait for the job.
@@ -393,7 +392,8 @@ class HAClient:
     ) -> bool:
         """Take a job from its server, or end a schedule; return whether there was one.
 
-        job         as for `status`. Those who wait for it are told that it failed
+        job         as for `status`; one that no server has acknowledged yet is waited for. Its result()
+                    raises JobCancelled; other clients that wait for it are told that it failed
         server      who issued a bare handle; asked first
         timeout     seconds to wait for an answer
 
@@ -401,9 +401,8 @@ class HAClient:
         wait, and tells their clients nothing). Gearman cancels by handle; keep `job.reference`.
         Raises InvalidArgument, NoServerAvailable, ServerRefused, ClientClosed.
         """
-        handle, issuer = status_question(job, server)
         core = self._core()
-        return core.thread.run(core.engine.cancel(handle, issuer, timeout))
+        return core.thread.run(cancel_job(core.engine, job, server, timeout))
 
     def cancel_unique(
         self, function: str | bytes, unique: str | bytes, *, timeout: float = CANCEL_TIMEOUT_SECONDS
@@ -472,6 +471,22 @@ def status_question(job: BaseJob | str, server: str | None) -> tuple[str, str | 
     text_bytes("job", job)
     issuer, slashes, handle = job.partition("//")
     return (handle, issuer) if slashes else (job, server)
+
+
+async def ask_status(engine: Engine, job: BaseJob | str, server: str | None, seconds: float) -> JobStatus:
+    """See HAClient.status."""
+    if isinstance(job, BaseJob):
+        seconds = await engine.acknowledged(job, seconds)
+    handle, issuer = status_question(job, server)
+    return await engine.status(handle, issuer, seconds)
+
+
+async def cancel_job(engine: Engine, job: BaseJob | str, server: str | None, seconds: float) -> bool:
+    """See HAClient.cancel."""
+    if isinstance(job, BaseJob):
+        seconds = await engine.acknowledged(job, seconds)
+    handle, issuer = status_question(job, server)
+    return await engine.cancel(handle, issuer, seconds)
 
 
 class _Window:

@@ -21,7 +21,7 @@ import random
 import ssl
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -36,6 +36,7 @@ from client_ha.errors import (
     ClientClosed,
     GearfleetError,
     InvalidArgument,
+    JobCancelled,
     JobException,
     JobFailed,
     JobLost,
@@ -184,6 +185,8 @@ class Engine:
         self._deadlines: Deadlines[Flight] = Deadlines(self._loop, self._flight_expired)
         self._job_deadlines: Deadlines[BaseJob] = Deadlines(self._loop, self._job_expired)
         self._changed: list[asyncio.Future[None]] = []
+        self._handles_awaited: list[asyncio.Future[None]] = []
+        self._being_cancelled: set[Flight] = set()
         # A router of the user's own knows its servers; only ours follows a fleet's map.
         self._slots = router if isinstance(router, SlotRouter) else None
         self._roster = Roster(
@@ -350,6 +353,8 @@ class Engine:
             if job.ticket >= 0:
                 self._job_deadlines.discard(job.ticket, job)
             job._hear_end(output, error)
+        if self._handles_awaited:
+            self._tell_of_handles()
 
     def _forget(self, flight: Flight) -> None:
         self._under_way -= 1
@@ -398,6 +403,8 @@ class Engine:
             if flight.handle is not None and flight.connection is not None:
                 _peer(flight.connection).running.pop(flight.handle, None)
         job._hear_end(b"", error)
+        if self._handles_awaited:
+            self._tell_of_handles()
 
     def _attempts(self, flight: Flight | None = None) -> list[tuple[str, str]]:
         attempts = self._roster.attempts()
@@ -523,6 +530,8 @@ class Engine:
         flight.handle = handle
         flight.refusals = flight.last_refusal = None
         peer.running[handle] = flight
+        if self._handles_awaited:
+            self._tell_of_handles()
 
     def _work_data(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         handle, _, data = body.partition(b"\0")
@@ -551,8 +560,14 @@ class Engine:
 
     def _work_fail(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         flight = peer.running.pop(body.rstrip(b"\0"), None)
-        if flight is not None:
-            self._end(flight, b"", JobFailed(flight.why_failed) if flight.why_failed else JobFailed())
+        if flight is None:
+            return
+        if flight.why_failed:
+            self._end(flight, b"", JobFailed(flight.why_failed))
+        elif flight in self._being_cancelled:
+            self._end(flight, b"", _cancelled(flight))
+        else:
+            self._end(flight, b"", JobFailed())
 
     def _work_exception(self, connection: Connection, peer: _Peer, body: bytes) -> None:
         handle, _, payload = body.partition(b"\0")
@@ -623,14 +638,69 @@ class Engine:
         """See HAClient.cancel."""
         check_seconds("timeout", seconds, or_none=False)
         check_handle(handle)
-        return await self._cancelling.cancel(
-            handle, None if server is None else parse_server(server), seconds
-        )
+        issuer = None if server is None else parse_server(server)
+        own = [
+            flight
+            for one, link in self._links.items()
+            if link.connection is not None and issuer in (None, one)
+            if (flight := _peer(link.connection).running.get(handle.encode())) is not None
+        ]
+        asking = self._cancelling.cancel(handle, issuer, seconds)
+        return await self._cancel_own(own, asking, certain=issuer is not None)
 
     async def cancel_unique(self, function: bytes, unique: bytes, seconds: float) -> bool:
         """See HAClient.cancel_unique."""
         check_seconds("timeout", seconds, or_none=False)
-        return await self._cancelling.cancel_unique(function, unique, seconds)
+        own = [
+            flight
+            for link in self._links.values()
+            if link.connection is not None
+            for flight in _peer(link.connection).running.values()
+            if flight.function == function and flight.unique == unique
+        ]
+        return await self._cancel_own(
+            own, self._cancelling.cancel_unique(function, unique, seconds), certain=False
+        )
+
+    async def _cancel_own(self, flights: list[Flight], asking: Awaitable[bool], *, certain: bool) -> bool:
+        """Cancel, and tell those of this client who wait. gearmand does not tell them.
+
+        certain     the server that took it away is the one that these flights are at; without a fleet
+                    several servers may use the same handle
+        """
+        self._being_cancelled.update(flights)
+        try:
+            taken = await asking
+        finally:
+            self._being_cancelled.difference_update(flights)
+        if taken and (certain or self._roster.map is not None or len(self._links) == 1):
+            for flight in flights:
+                if not flight.ended and flight.handle is not None and flight.connection is not None:
+                    _peer(flight.connection).running.pop(flight.handle, None)
+                    self._end(flight, b"", _cancelled(flight))
+        return taken
+
+    async def acknowledged(self, job: BaseJob, seconds: float) -> float:
+        """Wait until a job has a handle; return what is left of the time. Raises what ended it before."""
+        check_seconds("timeout", seconds, or_none=False)
+        deadline = self._loop.time() + seconds
+        while job.handle is None and job.flight is not None:
+            change: asyncio.Future[None] = self._loop.create_future()
+            self._handles_awaited.append(change)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await change
+            except TimeoutError:
+                raise NoServerAvailable(repr(job.function), seconds, self._attempts(job.flight)) from None
+        if job.handle is None:
+            job.raise_if_unacknowledged()
+        return max(0.0, deadline - self._loop.time())
+
+    def _tell_of_handles(self) -> None:
+        awaited, self._handles_awaited = self._handles_awaited, []
+        for change in awaited:
+            if not change.done():
+                change.set_result(None)
 
     def _next_change(self) -> asyncio.Future[None]:
         """Done when a server comes or goes."""
@@ -717,6 +787,11 @@ def _defect(error: Exception) -> GearfleetError:
     ended = GearfleetError(f"the client failed on this job: {type(error).__name__}: {error}; see its log")
     ended.__cause__ = error
     return ended
+
+
+def _cancelled(flight: Flight) -> JobCancelled:
+    what = repr(flight.jobs[0].function) if flight.jobs else "the job"
+    return JobCancelled(f"{what} was cancelled by this client's own cancel()")
 
 
 def check_handle(handle: str) -> None:

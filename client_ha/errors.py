@@ -14,6 +14,7 @@
     ├── NotAllAcknowledged        submit_many: some jobs were refused; `jobs`, `failed`
     ├── JobError                  the job began
     │   ├── JobFailed             the worker said that it failed (WORK_FAIL)
+    │   │   └── JobCancelled      … or this client's cancel() took it from its server
     │   ├── JobException          the worker raised; `payload` is what it sent (WORK_EXCEPTION)
     │   ├── JobTimeout            (also a TimeoutError) not finished in time; it may still finish
     │   └── JobLost               its server went away again and again
@@ -110,7 +111,9 @@ class NotAllAcknowledged(GearfleetError):
         )
 
 
-FAILED_WITHOUT_TEXT: Final = "the worker reported failure; its own log says why"
+FAILED_WITHOUT_TEXT: Final = (
+    "the worker reported failure; its own log says why. A job that another client cancels ends like this, too"
+)
 # Begins the warning (WORK_WARNING) with a failure's text, which ends with a line's end. Every client shows
 # warnings as they come, and is then told of the failure.
 FAILURE_TEXT: Final = b"JobFailed: "
@@ -128,6 +131,10 @@ class JobFailed(JobError):
 
     def __init__(self, message: str = FAILED_WITHOUT_TEXT) -> None:
         super().__init__(message)
+
+
+class JobCancelled(JobFailed):
+    """This client cancelled the job. Servers tell others who wait that it failed: there it is JobFailed."""
 
 
 class JobException(JobError):

@@ -16,11 +16,13 @@ from client_ha import (
     HAWorker,
     InvalidArgument,
     Job,
+    JobCancelled,
     JobContext,
     JobException,
     JobFailed,
     JobTimeout,
     NoResult,
+    NoServerAvailable,
     Retry,
     ServerRefused,
     Timing,
@@ -446,13 +448,47 @@ def test_a_stock_server_cancels_by_no_key(stock: Gearmand, patient: Timing) -> N
         client.cancel_unique("f", "key")
 
 
-def test_a_foreground_job_that_is_cancelled_has_failed(shared_node: Node, patient: Timing) -> None:
-    with HAClient(shared_node.address, timing=patient) as client:
+def test_a_foreground_job_that_is_cancelled_says_so(server: Server, patient: Timing) -> None:
+    with HAClient(server.address, timing=patient) as client:
+        job = client.submit("never worked")
+        assert client.cancel(job)  # at once: it waits for the acknowledgement
+        with pytest.raises(JobCancelled, match="cancelled"):
+            job.result(timeout=WAIT_SECONDS)
         job = client.submit("never worked")
         eventually(lambda: job.handle)
-        assert client.cancel(job)
-        with pytest.raises(JobFailed):
+        assert client.cancel(job.handle or "")
+        with pytest.raises(JobCancelled):
             job.result(timeout=WAIT_SECONDS)
+
+
+def test_a_foreground_job_cancelled_by_key_says_so_and_another_client_s_has_failed(
+    shared_node: Node, patient: Timing
+) -> None:
+    with HAClient(shared_node.address, timing=patient) as client, HAClient(shared_node.address) as other:
+        jobs = [one.submit("never worked", unique="both wait") for one in (client, other)]
+        assert all(one.status(job).known for one, job in zip((client, other), jobs, strict=True))
+        assert client.cancel_unique("never worked", "both wait")
+        with pytest.raises(JobCancelled):
+            jobs[0].result(timeout=WAIT_SECONDS)
+        with pytest.raises(JobFailed) as caught:
+            jobs[1].result(timeout=WAIT_SECONDS)
+        assert not isinstance(caught.value, JobCancelled)
+
+
+@in_loop
+async def test_a_coroutine_cancels_what_it_has_just_submitted(server: Server, patient: Timing) -> None:
+    async with AsyncHAClient(server.address, timing=patient) as client:
+        job = await client.submit("never worked")
+        assert await client.cancel(job)
+        with pytest.raises(JobCancelled):
+            await job.result(timeout=WAIT_SECONDS)
+
+
+def test_what_no_server_acknowledges_cannot_be_cancelled(patient: Timing) -> None:
+    with HAClient("127.0.0.1:1", timing=patient) as client:
+        job = client.submit("f")
+        with pytest.raises(NoServerAvailable):
+            client.cancel(job, timeout=0.1)
 
 
 def test_a_cancelled_key_may_be_submitted_again(shared_node: Node, patient: Timing) -> None:
