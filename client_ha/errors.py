@@ -165,16 +165,14 @@ class Retry(GearfleetError):
     """Raised by a worker's task to give its job back to the server, which hands it to a worker again.
 
     The server counts it as a failed try (`--job-retries`). A job that comes back again and again waits ever
-    longer, up to five minutes; with `after` it waits at least so many seconds.
+    longer, up to five minutes; with `after` it waits at least so many seconds, from 0 to a day. A number
+    outside is taken as the nearest of these, anything else as no `after`; the worker's log warns of it.
 
     Gearman has no packet for it. To a stock server the worker closes the connection that the job came on, as
     soon as no other job runs on it, and connects again; `after` is without effect there.
     """
 
     def __init__(self, message: str = "", *, after: float | None = None) -> None:
-        if after is not None and not (
-            isinstance(after, int | float) and 0 <= after <= RETRY_AFTER_SECONDS_MAX
-        ):
-            raise InvalidArgument(f"after={after}: must be between 0 and {RETRY_AFTER_SECONDS_MAX:g} seconds")
+        # Taken as it is: an error raised here would take the place of the wish, and the job would fail.
         super().__init__(message)
         self.after = after

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from client_ha.interrupt import reraise_interrupt
 
+VALUE_CHARACTERS_MAX: Final = 80
+
 
 class Log(logging.LoggerAdapter[logging.Logger]):
     """A logger that raises nothing; what it could not write it says on standard error, as logging does."""
@@ -40,6 +42,12 @@ def error_text(error: BaseException) -> str:
     """An exception as "Class: text", or its class alone where it has no text or none can be made."""
     name = type_name(error)
     return _made(lambda: f"{name}: {error}").removesuffix(": ") or name
+
+
+def value_text(value: object) -> str:
+    """A value as Python writes it, in a line's length at most; its class where that cannot be made."""
+    text = _made(lambda: repr(value)) or _made(lambda: f"<{type(value).__name__}>")
+    return text[:VALUE_CHARACTERS_MAX] or "something"
 
 
 def plain_text(error: BaseException) -> str:

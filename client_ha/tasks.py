@@ -5,9 +5,17 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from client_ha.arguments import check_seconds
-from client_ha.errors import FAILED_WITHOUT_TEXT, FAILURE_TEXT, InvalidArgument, JobFailed, Retry
+from client_ha.errors import (
+    FAILED_WITHOUT_TEXT,
+    FAILURE_TEXT,
+    RETRY_AFTER_SECONDS_MAX,
+    InvalidArgument,
+    JobFailed,
+    Retry,
+)
 from client_ha.flight import function_bytes
-from client_ha.log import error_text, logger
+from client_ha.interrupt import reraise_interrupt
+from client_ha.log import error_text, logger, value_text
 from cluster.wire import request
 from cluster.wire.packets import (
     CAN_DO,
@@ -92,7 +100,7 @@ def raised(handle: bytes, function: bytes, error: BaseException) -> bytes:
     kind = type(error)
     if issubclass(kind, Retry):
         logger.info("%s %s is given back to its server: %s", name, job, error_text(error))
-        return request(GIVE_BACK, handle, _pause_ms(error))
+        return request(GIVE_BACK, handle, _pause_ms(name, job, error))
     if issubclass(kind, JobFailed):
         logger.warning("%s %s failed: %s", name, job, error_text(error))
         return _failed(handle, error)
@@ -103,12 +111,32 @@ def raised(handle: bytes, function: bytes, error: BaseException) -> bytes:
     return request(WORK_EXCEPTION, handle, text[:EXCEPTION_TEXT_BYTES_MAX])
 
 
-def _pause_ms(error: BaseException) -> bytes:
-    """How long a job that is given back shall wait at least; a class of the user's own may not say."""
+def _pause_ms(name: str, job: str, error: BaseException) -> bytes:
+    """How long a job that is given back shall wait at least; "": as the server sees fit.
+
+    A wish to retry never fails its job, so what cannot be granted is corrected here. A class of the user's
+    own may not say, and what it says is somebody else's code.
+    """
+    asked: object = None
     try:
-        return b"%d" % round(error.after * 1000)  # type: ignore[attr-defined]
-    except Exception:
-        return b""
+        asked = getattr(error, "after", None)
+        if asked is None:
+            return b""
+        if isinstance(asked, int | float) and asked == asked:  # not NaN
+            seconds = min(max(asked, 0), RETRY_AFTER_SECONDS_MAX)
+            if seconds != asked:
+                _warn_of_pause(
+                    name, job, asked, f"taken as {seconds:g}; it is 0 to {RETRY_AFTER_SECONDS_MAX} seconds"
+                )
+            return b"%d" % round(seconds * 1000)
+    except BaseException as fault:
+        reraise_interrupt(fault)
+    _warn_of_pause(name, job, asked, "no number of seconds, so the server decides how long the job waits")
+    return b""
+
+
+def _warn_of_pause(name: str, job: str, asked: object, what: str) -> None:
+    logger.warning("%s %s asks for Retry(after=%s): %s", name, job, value_text(asked), what)
 
 
 def _failed(handle: bytes, error: BaseException) -> bytes:

@@ -16,7 +16,6 @@ from client_ha import (
     AsyncHAWorker,
     HAClient,
     HAWorker,
-    InvalidArgument,
     JobContext,
     JobFailed,
     NoServerAvailable,
@@ -383,12 +382,6 @@ async def test_a_node_that_knows_how_is_given_one_job_back_and_the_connection_st
             _, arguments = await one.expect(WORK_COMPLETE)
             assert arguments[0] == b"H:1"
             assert connection in one.connections
-
-
-@pytest.mark.parametrize("after", [-1, 86_401, float("nan"), float("inf"), "30"])
-def test_the_time_of_a_retry_is_checked(after: float) -> None:
-    with pytest.raises(InvalidArgument, match="after="):
-        Retry("not now", after=after)
 
 
 @in_loop
