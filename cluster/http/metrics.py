@@ -87,8 +87,9 @@ def families(status: NodeStatus, functions: FunctionSums, ready: bool) -> Iterat
     yield GaugeMetricFamily("gearfleet_ready", "1 when /readyz says yes.", int(ready))
     yield GaugeMetricFamily(
         "gearfleet_background_refused",
-        "1 while background jobs are refused because the journal cannot be written or memory is short.",
-        int(status.refusal is not None or status.memory.full),
+        "1 while background jobs are refused: the journal cannot be written, too few copies answer, "
+        "memory is short.",
+        int(status.refuses_background or (status.fleet is not None and status.fleet.slots_unavailable > 0)),
     )
     yield from _memory_families(status.memory)
     yield GaugeMetricFamily(

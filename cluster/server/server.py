@@ -887,6 +887,7 @@ class Server:
                 mark_bytes=self._memory.mark_bytes,
                 full=self._memory.full,
             ),
+            refuses_background=self.node.context.refusal is not None,
         )
 
     def function_statuses(self) -> Iterator[FunctionStatus]:

@@ -117,6 +117,7 @@ class NodeStatus:
     journal: JournalStatus | None  # None without one
     fleet: FleetStatus | None  # None when standalone
     memory: MemoryStatus
+    refuses_background: bool = False  # for whatever cause: also copies that do not answer, short memory
 
 
 class FunctionStatus(NamedTuple):

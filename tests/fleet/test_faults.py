@@ -208,12 +208,16 @@ def test_one_node_of_three_refuses_and_says_why_until_another_is_back(fleet: Fle
         # Which of the two depends on whether their deaths are proven yet.
         assert re.search(r"1 of at least 2 in-sync copies .* start [bc]|do not answer: [bc]", text), text
         assert "nothing acknowledged is lost" in text
+        http_port = fleet.nodes["a"].http_port
+        refused = ("gearfleet_background_refused", ())
+        eventually(lambda: samples(fetch(http_port, "/metrics")[1])[refused] == 1)
         with HAClient(fleet.addresses, submit_timeout=0.5) as client, pytest.raises(ServerError) as raised:
             client.submit("faults", background=True)
         assert re.search("Check that a server runs|submit again later", str(raised.value))
         fleet.restart("c")
         fleet.wait_until_serving()
         load.wait_for(100)
+        eventually(lambda: samples(fetch(http_port, "/metrics")[1])[refused] == 0)
         check(load)
 
 

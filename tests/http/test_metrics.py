@@ -61,14 +61,15 @@ def test_what_a_node_says_is_in_it() -> None:
     assert plain["gearfleet_journal_free_bytes"] == 7000
     assert found["gearfleet_peer_lag_seconds", (("peer", "b"),)] == 0.25
     assert found["gearfleet_peer_lag_seconds", (("peer", "c"),)] == 0
-    assert plain["gearfleet_background_refused"] == 0
+    assert plain["gearfleet_background_refused"] == 1  # for the slots that are unavailable
     (info,) = [labels for name, labels in found if name == "gearfleet_build_info"]
     assert dict(info)["version"] == "1.2.3"
 
 
-def test_short_memory_is_a_refusal() -> None:
-    full = replace(STATUS, memory=replace(STATUS.memory, full=True))
-    assert samples(exposition(full))["gearfleet_background_refused", ()] == 1
+def test_a_refusal_for_whatever_cause_is_shown() -> None:
+    assert samples(exposition(STATUS))["gearfleet_background_refused", ()] == 0
+    refusing = replace(STATUS, refuses_background=True)
+    assert samples(exposition(refusing))["gearfleet_background_refused", ()] == 1
 
 
 def test_a_standalone_node_has_no_fleet_and_one_without_lease_no_age() -> None:
