@@ -5,11 +5,12 @@ Every message names the argument, what it got and what is wanted.
 
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, Final
 
 from client_ha.errors import InvalidArgument
+from client_ha.timing import Timing
 
 SECONDS_MAX: Final = threading.TIMEOUT_MAX  # nothing can be waited for longer; some 290 years
 
@@ -51,8 +52,16 @@ def check_count(argument: str, value: object, *, least: int, or_none: bool = Fal
         raise InvalidArgument(f"{argument}={got(value)}: must be a whole number, at least {least}{end}")
 
 
-def check_tls(tls: object) -> None:
-    """Raises InvalidArgument."""
+def check_connecting(tls: object, timing: object, address_remap: object) -> None:
+    """How clients and workers connect. Raises InvalidArgument."""
+    if timing is not None and not isinstance(timing, Timing):
+        raise InvalidArgument(
+            f"timing={got(timing)}: give a Timing, such as Timing(connect_seconds=1), or None"
+        )
+    if not (address_remap is None or callable(address_remap) or isinstance(address_remap, Mapping)):
+        raise InvalidArgument(
+            f"address_remap={got(address_remap)}: give a function or a mapping of (host, port), or None"
+        )
     if tls is not None and not isinstance(tls, ssl.SSLContext):
         raise InvalidArgument(
             f"tls={got(tls)}: give an ssl.SSLContext, such as ssl.create_default_context(), or None"

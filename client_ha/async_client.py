@@ -10,7 +10,7 @@ from datetime import datetime
 from types import TracebackType
 
 from client_ha.addresses import AddressRemap, Server
-from client_ha.arguments import check_count, check_list, check_seconds, check_tls
+from client_ha.arguments import check_connecting, check_count, check_list, check_seconds
 from client_ha.client import (
     CANCEL_TIMEOUT_SECONDS,
     STATUS_TIMEOUT_SECONDS,
@@ -55,7 +55,7 @@ class AsyncHAClient:
             router, self._discoveries = SlotRouter(sources.servers), sources.discoveries
         self._router = router
         check_seconds("submit_timeout", submit_timeout, or_none=False)
-        check_tls(tls)
+        check_connecting(tls, timing, address_remap)
         self._submit_timeout = submit_timeout
         self._tls = tls
         self._timing = timing or Timing()

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from client_ha.addresses import AddressRemap, Server
-from client_ha.arguments import check_count, check_list, check_seconds, check_tls, got, text_bytes
+from client_ha.arguments import check_connecting, check_count, check_list, check_seconds, got, text_bytes
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.engine import Engine, UniqueKeys, prepare
 from client_ha.errors import ClientClosed, GearfleetError, InvalidArgument, NotAllAcknowledged
@@ -103,7 +103,7 @@ class HAClient:
             router, self._discoveries = SlotRouter(sources.servers), sources.discoveries
         self._router = router
         check_seconds("submit_timeout", submit_timeout, or_none=False)
-        check_tls(tls)
+        check_connecting(tls, timing, address_remap)
         self._submit_timeout = submit_timeout
         self._tls = tls
         self._timing = timing or Timing()

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from client_ha.addresses import AddressRemap, Server
-from client_ha.arguments import check_count, check_seconds, check_tls, check_wait, text_bytes
+from client_ha.arguments import check_connecting, check_count, check_seconds, check_wait, text_bytes
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery, parse_sources
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
@@ -55,7 +55,7 @@ class BaseWorker:
         check_count("concurrency", concurrency, least=1)
         check_count("max_jobs", max_jobs, least=1, or_none=True)
         check_seconds("drain_seconds", drain_seconds, or_none=False)
-        check_tls(tls)
+        check_connecting(tls, timing, address_remap)
         self._client_id = text_bytes("client_id", client_id)
         if len(self._client_id) > CLIENT_ID_BYTES_MAX or any(c <= 32 for c in self._client_id):
             raise InvalidArgument(f"client_id={client_id!r}: at most {CLIENT_ID_BYTES_MAX} bytes, no blanks")

@@ -122,6 +122,8 @@ def test_every_call_names_the_argument_that_it_cannot_take(call: Call, named: st
         (NOWHERE, {"submit_timeout": "a"}, "submit_timeout='a'"),
         (NOWHERE, {"submit_timeout": None}, "submit_timeout=None"),
         (NOWHERE, {"tls": "yes"}, "ssl.SSLContext"),
+        (NOWHERE, {"timing": 5}, "timing=5 (int): give a Timing"),
+        (NOWHERE, {"address_remap": "10.0.0.1"}, "address_remap='10.0.0.1'"),
     ],
 )
 def test_a_client_s_bad_option_is_named(servers: Any, options: dict[str, Any], named: str) -> None:
@@ -204,6 +206,8 @@ def test_closing_ends_jobs_that_wait_for_a_server() -> None:
         ({"drain_seconds": "5"}, "drain_seconds='5'"),
         ({"client_id": 5}, "client_id is 5"),
         ({"tls": "yes"}, "tls='yes'"),
+        ({"timing": 5}, "timing=5"),
+        ({"address_remap": 5}, "address_remap=5"),
         ({"processes": -1}, "processes"),
         ({"processes": None}, "processes=None"),
         ({"max_jobs": "1"}, "max_jobs='1'"),
