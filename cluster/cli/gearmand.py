@@ -119,7 +119,7 @@ def _serve(settings: Settings, options: Gearmand) -> int:
     from cluster.server.process import run
 
     _set_limits(options)
-    return run(settings, notes=[*options.notes, *environment_notes()])
+    return run(settings, notes=[*options.notes, *environment_notes()], host_option="--listen")
 
 
 def _set_limits(options: Gearmand) -> None:

@@ -12,7 +12,7 @@ import click
 
 from cluster.cli import EXIT_USAGE
 from cluster.cli.signals import end_as_process_1
-from cluster.cli.suggest import SuggestingGroup
+from cluster.cli.suggest import SuggestingGroup, nearest
 from cluster.wire.shown import for_terminal_lines
 
 # Name: (heading, module, attribute, one line of help).
@@ -83,6 +83,15 @@ def root() -> None:
     """A Gearman job server that does not lose background jobs, and its tools."""
 
 
+def _without_far_options(error: click.ClickException) -> click.ClickException:
+    """click finds options alike for their dashes: those whose names are not like what was typed go."""
+    if not isinstance(error, click.NoSuchOption):
+        return error
+    typed = error.option_name.lstrip("-")
+    near = [option for option in error.possibilities or () if nearest(typed, [option.lstrip("-")])]
+    return click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
+
+
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     end_as_process_1()
@@ -90,7 +99,7 @@ def run_command(arguments: Sequence[str]) -> int:
         result = root.main(list(arguments), prog_name="gearfleet", standalone_mode=False)
     except click.ClickException as error:
         said = io.StringIO()
-        error.show(file=said)
+        _without_far_options(error).show(file=said)
         click.echo(for_terminal_lines(said.getvalue()), err=True, nl=False)  # a server's words may be in it
         return error.exit_code
     except click.Abort:

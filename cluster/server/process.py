@@ -76,11 +76,17 @@ def _printing(log: object, method: str, event: MutableMapping[str, Any]) -> Muta
     return event
 
 
-def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] = ()) -> int:
+def run(
+    settings: Settings,
+    notes: Sequence[str] = (),
+    attach: Sequence[Attach] = (),
+    *,
+    host_option: str = "--host",
+) -> int:
     """Serve until told to stop. Returns the process's exit code; what goes wrong is logged.
 
     `notes` are what reading the options has to say; they are logged first. `attach` is what else is to run
-    on the loop.
+    on the loop. `host_option` is what the user's command calls the address to listen on.
     """
     try:
         log_file = configure_log(settings)
@@ -94,7 +100,7 @@ def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] 
     for note in notes:
         log.warning("option", note=note)
     try:
-        socks = bind(settings)
+        socks = bind(settings, host_option)
         become(settings.user)
         with _PidFile(settings.pid_file):
             selector = TurnSelector()
@@ -111,17 +117,19 @@ def run(settings: Settings, notes: Sequence[str] = (), attach: Sequence[Attach] 
     return EXIT_FAILED
 
 
-def bind(settings: Settings) -> list[socket.socket]:
+def bind(settings: Settings, host_option: str = "--host") -> list[socket.socket]:
     """The listening sockets, one for each address of the host. Raises StartError."""
     host, port = settings.host, settings.port
     try:
         return listening_sockets(host, port)
     except socket.gaierror as error:
-        raise StartError(f"{host} is no address to listen on ({error.strerror}): correct --host") from None
+        raise StartError(
+            f"{host} is no address to listen on ({error.strerror}): correct {host_option}"
+        ) from None
     except OSError as error:
         raise StartError(
             f"cannot listen on {host}:{port} ({error.strerror}): stop what uses that port, "
-            "or give --host and --port others"
+            f"or give {host_option} and --port others"
         ) from None
 
 

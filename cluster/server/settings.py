@@ -35,6 +35,7 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9._-]{1,32}$"
 ETCD_PORT: Final = 2379
 ETCD_ENDPOINTS_MAX: Final = 16
 PEER_PORT: Final = 4731
+_ALL_SETTINGS: Final = "gearfleet server --help lists all"
 HTTP_PORT: Final = 4732
 REPLICAS_MAX: Final = 7
 # What a keep-alive may be late, beside the times that are set: turns of the loop, rounding of times-to-live.
@@ -179,8 +180,9 @@ def environment_notes() -> list[str]:
             continue
         if _SERVICE.fullmatch("_" + name) or (name.endswith("PORT") and "://" in value):
             continue
-        near = shown(_nearest(name))["environment"]
-        notes.append(f"{variable} is no setting and is ignored; the nearest is {near}")
+        near = _nearest(name)
+        hint = f"the nearest is {shown(near)['environment']}" if near else _ALL_SETTINGS
+        notes.append(f"{variable} is no setting and is ignored; {hint}")
     return notes
 
 
@@ -820,8 +822,9 @@ def shown(name: str) -> Mapping[str, str]:
     return values
 
 
-def _nearest(typed: str) -> str:
-    """The setting that was meant, most likely; by the spelling of its option, too, which may be another."""
+def _nearest(typed: str) -> str | None:
+    """The setting that was meant, most likely; by the spelling of its option, too, which may be another. None
+    where no name is like it."""
     spellings = {
         option.removeprefix("--").replace("-", "_"): name
         for name in Settings.model_fields
@@ -829,7 +832,8 @@ def _nearest(typed: str) -> str:
     }
     spellings |= {name: name for name in Settings.model_fields}
     word = typed.lower().replace("-", "_")
-    return spellings[difflib.get_close_matches(word, spellings, n=1, cutoff=0.0)[0]]
+    near = difflib.get_close_matches(word, spellings, n=1)
+    return spellings[near[0]] if near else None
 
 
 def load_settings(
@@ -883,7 +887,8 @@ def read_config(path: Path) -> dict[str, object]:
         if isinstance(value, dict):
             faults.append(f"[{key}] in {path}: there are no tables here; put its keys at the top of the file")
             continue
-        faults.append(f"{key} in {path} is no setting; the nearest is {_nearest(key)}")
+        near = _nearest(key)
+        faults.append(f"{key} in {path} is no setting; {f'the nearest is {near}' if near else _ALL_SETTINGS}")
     faults.extend(
         f"{key} in {path} cannot be {_as_toml(value)}: give {_wanted(field)}"
         for key, value in table.items()

@@ -343,6 +343,21 @@ def test_a_name_that_follows_from_the_option_is_told_with_its_setting(
         load_settings(config=config)
 
 
+@pytest.mark.parametrize("typed", ["listen", "zzz"])
+def test_nothing_is_guessed_for_a_name_that_is_like_no_setting(
+    monkeypatch: pytest.MonkeyPatch, config: Path, typed: str
+) -> None:
+    monkeypatch.setenv(f"GEARFLEET_{typed.upper()}", "1")
+    assert environment_notes() == [
+        f"GEARFLEET_{typed.upper()} is no setting and is ignored; gearfleet server --help lists all"
+    ]
+    config.write_text(f"{typed} = 1")
+    with pytest.raises(
+        SettingsError, match=f"^{typed} in .* is no setting; gearfleet server --help lists all$"
+    ):
+        load_settings(config=config)
+
+
 def test_a_fleet_takes_payloads_that_fit_into_one_message() -> None:
     with pytest.raises(SettingsError, match="at most 67108864 \\(64M\\)"):
         load_settings({"etcd": "127.0.0.1:2379", "max_payload_bytes": 64 * 1024 * 1024 + 1})

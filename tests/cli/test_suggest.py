@@ -1,8 +1,10 @@
 """A mistyped word is answered with the word that was meant, and a strange one without a guess."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.cli.conftest import RunCommand
+from tests.cli.conftest import GEARFLEET, RunCommand, run_process
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,24 @@ def test_nothing_is_guessed_for_a_word_that_is_like_no_other(gearfleet: RunComma
     assert ended.code == 2
     assert b"No such command 'xyzzy'." in ended.err
     assert b"mean" not in ended.err
+
+
+def test_an_option_is_not_guessed_for_its_dashes(gearfleet: RunCommand) -> None:
+    ended = gearfleet("server", "--liste=x")
+    assert ended.code == 2
+    assert b"No such option '--liste'" in ended.err
+    assert b"mean" not in ended.err
+    assert b"'--port'" in gearfleet("server", "--prot=1").err
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "meant"), [("server", "--host", b"--host"), ("gearmand", "--liste", b"--listen")]
+)
+def test_an_address_that_is_none_names_the_option_of_that_command(
+    command: str, typed: str, meant: bytes, tmp_path: Path
+) -> None:
+    ended = run_process(GEARFLEET, command, f"{typed}=no.such.invalid", "--port=1", f"--data-dir={tmp_path}")
+    assert ended.code == 1
+    said = ended.out + ended.err
+    assert b"is no address to listen on" in said
+    assert said.rstrip().rstrip(b"'").endswith(b"correct " + meant)
