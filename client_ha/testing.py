@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from client_ha.addresses import Server
+from client_ha.arguments import check_list, check_seconds
 from client_ha.client import CANCEL_TIMEOUT_SECONDS, STATUS_TIMEOUT_SECONDS, status_question
 from client_ha.context import JobContext
 from client_ha.engine import UniqueKeys, prepare
@@ -346,6 +347,8 @@ class StubClient(_Stub[Job]):
         timeout: float | None = None,
     ) -> Iterator[Job]:
         """As HAClient.map; in order, whatever `ordered` says."""
+        check_list("payloads", payloads)
+        check_seconds("timeout", timeout)
         for index, payload in enumerate(payloads):
             yield self._submit(function, payload, None, priority, False, None, None, index)
 
@@ -513,6 +516,8 @@ class StubAsyncClient(_Stub[AsyncJob]):
         timeout: float | None = None,
     ) -> AsyncIterator[AsyncJob]:
         """As AsyncHAClient.map; one at a time and in order, whatever `ordered` says."""
+        check_list("payloads", payloads)
+        check_seconds("timeout", timeout)
         for index, payload in enumerate(payloads):
             job = self._submit(function, payload, None, priority, False, None, None, index)
             await job.wait(timeout)
@@ -581,6 +586,9 @@ class StubAsyncClient(_Stub[AsyncJob]):
 def _with_keys(
     payloads: Iterable[bytes | str], uniques: Iterable[str | bytes] | None
 ) -> Iterator[tuple[bytes | str, str | bytes | None]]:
+    check_list("payloads", payloads)
+    if uniques is not None:
+        check_list("uniques", uniques)
     if uniques is None:
         yield from ((payload, None) for payload in payloads)
         return

@@ -174,3 +174,13 @@ def test_a_background_job_has_no_result() -> None:
     client = StubClient(make_worker())
     with pytest.raises(NoResult, match="background"):
         client.submit("reverse", background=True).result()
+
+
+def test_the_stub_takes_no_list_that_a_client_would_not_take() -> None:
+    client = StubClient(make_worker())
+    with pytest.raises(InvalidArgument, match="payloads is 'abc'"):
+        client.submit_many("reverse", "abc")
+    with pytest.raises(InvalidArgument, match="uniques is 'u'"):
+        client.submit_many("reverse", ["abc"], uniques="u")
+    with pytest.raises(InvalidArgument, match="payloads is 'abc'"):
+        list(client.map("reverse", "abc"))
