@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from client_ha.addresses import AddressRemap, Server
+from client_ha.arguments import check_count, check_wait
 from client_ha.context import JobContext
 from client_ha.discovery import Discovery
 from client_ha.errors import CallerMistake, InvalidArgument, NoServerAvailable
@@ -144,6 +145,8 @@ class AsyncHAWorker(BaseWorker):
 
     async def wait_connected(self, count: int = 1, timeout: float = 10.0) -> None:  # noqa: ASYNC109
         """Wait until it is registered with `count` servers; see HAWorker.wait_connected."""
+        check_count("count", count, least=0)
+        check_wait(timeout)
         try:
             async with asyncio.timeout(timeout):
                 while len(self._connected) < count:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -219,6 +220,18 @@ def test_closing_ends_jobs_that_wait_for_a_server() -> None:
 def test_a_worker_s_bad_option_is_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidArgument, match=named):
         HAWorker(NOWHERE, **options)
+
+
+def test_waiting_for_a_worker_s_connections_takes_numbers_only() -> None:
+    for call in (HAWorker(NOWHERE).wait_connected, _in_a_loop(AsyncHAWorker(NOWHERE).wait_connected)):
+        with pytest.raises(InvalidArgument, match="timeout='a'"):
+            call(1, "a")  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="count='1'"):
+            call("1", 1.0)  # type: ignore[arg-type]
+
+
+def _in_a_loop(wait: Callable[[int, float], Coroutine[Any, Any, None]]) -> Callable[[int, float], None]:
+    return lambda count, timeout: asyncio.run(wait(count, timeout))
 
 
 def test_a_worker_without_tasks_does_not_start() -> None:
