@@ -176,7 +176,12 @@ class Admin:
     def slots(self) -> SlotCount | None:
         """How many slots the node leads, and how many of these it counts; None: it cannot tell."""
         try:
-            told = dict(line.split("\t", 1) for line in self.table("show slots"))
+            told = {}
+            for line in self.table("show slots"):
+                name, tab, count = line.partition("\t")
+                if not tab:
+                    raise self._no_table(line, 1)
+                told[name] = count
             return SlotCount(int(told["led"]), int(told["loaded"]))
         except (Refused, KeyError, ValueError):
             return None
