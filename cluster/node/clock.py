@@ -28,7 +28,7 @@ class Clock:
         self.ahead_seconds = float("-inf")  # of the monotonic clock: the most since the last step
         self.set_back_seconds = 0.0  # the last step
         self.told = True  # of it, in the log
-        self._schedules: deque[Job] = deque()  # to be looked at
+        self.schedules: deque[Job] = deque()  # to be looked at: while there are any, `step` is wanted
 
     def lags(self, ahead_seconds: float) -> None:
         """The time of day has never been so little ahead of the monotonic clock since the last step."""
@@ -38,22 +38,17 @@ class Clock:
         self.ahead_seconds = ahead_seconds
         self.set_back_seconds = step_seconds
         self.told = False
-        self._schedules = deque(
+        self.schedules = deque(
             job
             for _, _, job in self._context.scheduled.heap
             if job.options is not None and job.options.cron is not None
         )
 
-    @property
-    def busy(self) -> bool:
-        """Whether `step` is wanted."""
-        return bool(self._schedules)
-
     def step(self) -> None:
         """Give some schedules the time that they have now."""
         context = self._context
-        for _ in range(min(SCHEDULES_PER_TURN, len(self._schedules))):
-            schedule = self._schedules.popleft()
+        for _ in range(min(SCHEDULES_PER_TURN, len(self.schedules))):
+            schedule = self.schedules.popleft()
             options = schedule.options
             if schedule.state != SCHEDULED or options is None or options.cron is None:
                 continue

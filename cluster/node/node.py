@@ -14,7 +14,7 @@ from cluster.jobs import FOREGROUND, PENDING, QUEUED, SCHEDULED
 from cluster.node.admin import AdminVerbs
 from cluster.node.cancelled import Cancelled
 from cluster.node.client import ClientVerbs
-from cluster.node.clock import Clock
+from cluster.node.clock import STEP_SECONDS_MIN, Clock
 from cluster.node.connection import Connection, Held
 from cluster.node.context import Context, NodeSettings, Stop
 from cluster.node.fleet import Fleet, FleetSettings
@@ -120,9 +120,10 @@ class Node:
         self.context.wall_seconds = wall_seconds
         self.context.monotonic_seconds = self.ledger.monotonic_seconds = monotonic_seconds
         ahead_seconds = wall_seconds - monotonic_seconds
-        if ahead_seconds >= self.clock.ahead_seconds:
+        lag_seconds = self.clock.ahead_seconds - ahead_seconds
+        if lag_seconds < 0:
             self.clock.ahead_seconds = ahead_seconds
-        else:
+        elif lag_seconds >= STEP_SECONDS_MIN:
             self.clock.lags(ahead_seconds)
         if monotonic_seconds >= self.context.ages.next_mark:
             self.context.ages.mark(self.context.counter, monotonic_seconds)
@@ -202,7 +203,7 @@ class Node:
     def tick(self) -> None:
         """Do what is due."""
         context = self.context
-        if self.clock.busy:
+        if self.clock.schedules:
             self.clock.step()
         for job in context.scheduled.take_due(context.wall_seconds, TIMERS_PER_TURN):
             if job.options is not None and job.options.cron is not None:
@@ -217,7 +218,7 @@ class Node:
         context = self.context
         if not context.scheduled.heap and not context.limits.heap:
             return NOTHING_DUE
-        if self.clock.busy:
+        if self.clock.schedules:
             return context.wall_seconds, context.limits.next_due()
         return context.scheduled.next_due(), context.limits.next_due()
 
